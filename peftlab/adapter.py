@@ -1,0 +1,121 @@
+"""The one idea of this package: an adapter is what you do before and after a frozen layer."""
+import torch
+from torch import nn
+
+
+class Adapter(nn.Module):
+    """A small trainable module on one frozen layer that computes y = layer(x).
+
+    A method is a subclass with an `__init__` that makes its parameters and a `before`, an `after`, or both.
+    The keywords of `__init__` are the field names of the method's `peft` configuration.
+    """
+
+    peft_type = ""      # what `peft` calls the method in adapter_config.json
+    config = {}         # entries of adapter_config.json that are fixed for this method
+    keys = {}           # our parameter's name -> the end of its name in adapter_model.safetensors
+    argument = 0        # which positional argument of the layer is x
+
+    def __init__(self, layer):
+        super().__init__()
+        object.__setattr__(self, "layer", layer)             # a plain reference: the layer is not our child
+
+    def before(self, x):
+        """What enters the layer instead of `x`, of the same shape."""
+        return x
+
+    def after(self, x, y):
+        """What leaves it instead of `y`, of the same shape; `x` is what went in, after `before`."""
+        return y
+
+    @classmethod
+    def per_layer(cls, path, **options):
+        """The options for the layer at `path`, where a method's options differ from layer to layer."""
+        return options
+
+    @staticmethod
+    def count(d_in, d_out, **options):
+        """The number of trained parameters on a layer of that shape, in closed form."""
+        raise NotImplementedError("this method has no closed form for its parameters yet")
+
+    @property
+    def weight(self):
+        """The frozen weight as `(d_out, d_in)`, however the layer stores it."""
+        W = self.layer.weight.detach()
+        return W.T if is_conv1d(self.layer) else W
+
+    @property
+    def shape(self):
+        """`(d_in, d_out)` of the layer."""
+        return shape(self.layer)
+
+
+def is_conv1d(layer):
+    """Whether this is transformers' Conv1D, GPT-2's linear layer with a weight of (d_in, d_out); told by its name, so
+    that importing this package does not import all of transformers."""
+    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
+
+
+def shape(layer):
+    """`(d_in, d_out)`: widths of what enters and leaves a layer, or a block of layers.
+
+    Raises TypeError for a layer whose widths cannot be read from it.
+    """
+    if is_conv1d(layer):
+        return layer.nx, layer.nf
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, torch.Tensor) and weight.dim() == 1:                # LayerNorm, RMSNorm
+        return len(weight), len(weight)
+    inside = [m for m in layer.modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
+    if inside:                                                                # a block, such as `mlp`
+        return shape(inside[0])[0], shape(inside[-1])[1]
+    raise TypeError(f"cannot tell the width of a {type(layer).__name__}: attach to a linear layer, a norm or a block")
+
+
+def linear(layer):
+    """`(d_in, d_out)` of a linear layer; TypeError with advice for anything else."""
+    if not (isinstance(layer, nn.Linear) or is_conv1d(layer)):
+        raise TypeError(f"this method changes a linear layer, and a {type(layer).__name__} is none: "
+                        "target nn.Linear or Conv1D layers, or target_modules='all-linear'")
+    return shape(layer)
+
+
+class FullFineTuning(Adapter):
+    """y = copy(x): a trainable copy of the layer itself, which `peft` calls `modules_to_save`.
+
+    On the head alone this is the baseline "head only"; on every layer it is full fine-tuning that can be switched off.
+    The frozen layer still runs beside its copy: to measure the cost of full fine-tuning, train the model in place.
+    """
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        if not layer._parameters:
+            raise TypeError(f"a {type(layer).__name__} has no parameters of its own to copy: name the layers inside it")
+        self.copy = bare_copy(layer)
+
+    @property
+    def keys(self):
+        return {f"copy.{name}": name for name, p in self.copy._parameters.items() if p is not None}
+
+    def after(self, x, y):
+        return self.copy(x)
+
+    @staticmethod
+    def count(d_in, d_out, bias=True):
+        return d_in * d_out + (d_out if bias else 0)
+
+
+def bare_copy(layer):
+    """A trainable copy of one layer, its parameters and settings, without what hangs on it (hooks, adapters)."""
+    new = type(layer).__new__(type(layer))
+    nn.Module.__init__(new)
+    ours = ("switch", "hooks", "unmerged", "training")
+    new.__dict__.update({k: v for k, v in layer.__dict__.items() if not k.startswith("_") and k not in ours})
+    for name, p in layer._parameters.items():
+        new.register_parameter(name, None if p is None else nn.Parameter(p.detach().clone()))
+    for name, b in layer._buffers.items():
+        new.register_buffer(name, None if b is None else b.clone())
+    return new

@@ -1,0 +1,111 @@
+"""What an adapter costs: parameters, bytes and multiplications, in closed form and as measured."""
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from peftlab.adapter import is_conv1d, shape
+from peftlab.virtual_tokens import VirtualTokens
+
+
+@dataclass(frozen=True)
+class Count:
+    """Parameters, and the bytes that training with AdamW holds beside the activations."""
+
+    trainable: int
+    total: int
+    weights: int            # bytes
+    gradients: int          # bytes: one number per trained parameter
+    optimizer: int          # bytes: AdamW keeps two numbers per trained parameter
+
+    @property
+    def fraction(self):
+        """The trained share of all parameters, between 0 and 1."""
+        return self.trainable / self.total if self.total else 0.0
+
+    def __repr__(self):
+        return f"{self.trainable:,} of {self.total:,} parameters are trained ({self.fraction:.3%})"
+
+    def _repr_html_(self):
+        rows = (("trained parameters", f"{self.trainable:,}"), ("all parameters", f"{self.total:,}"),
+                ("trained share", f"{self.fraction:.3%}"), ("weights", _mib(self.weights)),
+                ("gradients", _mib(self.gradients)), ("AdamW's states", _mib(self.optimizer)))
+        return "<table>" + "".join(f"<tr><th>{k}</th><td style='text-align:right'>{v}</td></tr>" for k, v in rows) \
+            + "</table>"
+
+
+def _mib(n):
+    return f"{n / 2**20:,.2f} MiB"
+
+
+def count(model):
+    """Count a model's parameters, shared ones once, and the bytes of weights, gradients and AdamW's states."""
+    ps = list(model.parameters())                            # torch lists a shared parameter once
+    trained = [p for p in ps if p.requires_grad]
+    size = sum(p.numel() * p.element_size() for p in trained)
+    return Count(sum(p.numel() for p in trained), sum(p.numel() for p in ps),
+                 sum(p.numel() * p.element_size() for p in ps), size, 2 * size)
+
+
+def closed_form(model, method, target_modules=None, **options):
+    """The number of parameters that `attach(model, method, target_modules, **options)` will train, without attaching.
+
+    Uses the layers' shapes alone, so it works for models on the "meta" device too.
+    """
+    from peftlab.attach import targets
+    if issubclass(method, VirtualTokens):
+        return method.count(model.config, **options)
+    return sum(method.count(*shape(layer), **method.per_layer(path, **options))
+               for path, layer in targets(model, target_modules))
+
+
+def saved_activations(model, **batch):
+    """Bytes that one forward pass keeps for the backward pass, beside the parameters themselves. Measured.
+
+    Each storage counts once. Trains nothing, leaves no gradient.
+    """
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def pack(t):
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), t)  # hold the tensor, or its address is used again
+        return t
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = model(**batch)
+    del out
+    return sum(n for n, _ in kept.values())
+
+
+def multiplications(model, **batch):
+    """(forward, backward): the multiplications of one training step on `batch`. Counted, not timed.
+
+    Counts matrix products and attention; a backward pass through frozen layers computes no gradient for their weights.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+    grads = [p.grad for p in model.parameters()]
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        out = model(**batch)
+        loss = out.loss if getattr(out, "loss", None) is not None else next(iter(out.values())).sum()
+        forward = counter.get_total_flops()
+        if loss.requires_grad:
+            loss.backward()
+    for p, g in zip(model.parameters(), grads):
+        p.grad = g
+    return forward // 2, (counter.get_total_flops() - forward) // 2       # a FLOP count has an addition to each product
+
+
+def linear_multiplications(tokens, d_in, d_out, trained=False, input_needs_gradient=True):
+    """(forward, backward) multiplications of one linear layer on `tokens` rows, in closed form.
+
+    Forward x W, backward the gradient of x (if something before the layer is trained) and that of W (if it is trained).
+    """
+    one = tokens * d_in * d_out
+    return one, one * (int(trained) + int(input_needs_gradient))
+
+
+def linear_layers(model):
+    """The (path, layer) pairs of a model's own linear layers."""
+    return [(p, m) for p, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)]

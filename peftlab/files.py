@@ -1,0 +1,169 @@
+"""Save and load adapters in `peft`'s own format: adapter_config.json and adapter_model.safetensors in one folder."""
+import inspect
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from peftlab.adapter import Adapter
+from peftlab.attach import _known, _refuse_if_merged, adapted, attach, detach, use
+from peftlab.virtual_tokens import VirtualTokens, cache_shape
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+# Fields of a configuration that do not change what the adapter computes once its tensors are loaded.
+_NO_MATTER = {"peft_type", "target_modules", "task_type", "inference_mode", "base_model_name_or_path", "revision",
+              "auto_mapping", "peft_version", "init_lora_weights", "init_ia3_weights", "init_weights", "fan_in_fan_out",
+              "bias", "lora_dropout", "ensure_weight_tying", "token_dim", "num_layers", "num_attention_heads",
+              "num_transformer_submodules", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
+              "tokenizer_kwargs", "encoder_hidden_size", "modules_to_save", "loftq_config", "eva_config", "corda_config",
+              "qalora_group_size", "prompt_tuning_init_state_dict_path", "init_prompt_tuning_kwargs"}
+
+
+def tensors(model, name):
+    """{name in the file: our parameter} of the adapter `name`."""
+    found = {f"base_model.model.{path}.{theirs}": layer.adapters[name].get_parameter(ours)
+             for path, layer in adapted(model, name) for ours, theirs in layer.adapters[name].keys.items()}
+    if name in getattr(model, "virtual_tokens", {}):
+        tokens = model.virtual_tokens[name]
+        found |= {theirs: tokens.get_parameter(ours) for ours, theirs in tokens.keys.items()}
+    return found
+
+
+def save(model, folder, name="default"):
+    """Write the adapter `name` to `folder`, which `peft` can load. Returns the folder.
+
+    Bottleneck adapters, which `peft` does not have, are written the same way, for us alone to read.
+    """
+    _known(model, [name], "save")
+    _refuse_if_merged(model, "save")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    method, targets, options = model.switch.recipe[name]
+    config = {"peft_type": method.peft_type or method.__name__, "task_type": _task(model), "inference_mode": True,
+              "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+              "target_modules": list(targets) if isinstance(targets, (list, tuple, set)) else targets,
+              **method.config, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}
+    if issubclass(method, VirtualTokens):
+        config |= _shape_of(model)
+        config.pop("target_modules")
+    for file, write in ((WEIGHTS, lambda p: save_file({k: v.detach().cpu().contiguous() for k, v in
+                                                       tensors(model, name).items()}, p, {"format": "pt"})),
+                        (CONFIG, lambda p: p.write_text(json.dumps(config, indent=2) + "\n"))):
+        part = folder / (file + ".part")                     # a crash must not leave half a file under the real name
+        write(part)
+        part.replace(folder / file)
+    return folder
+
+
+def load(model, folder, name="default"):
+    """Attach the adapter in `folder`, ours or `peft`'s, under `name`, and switch it on. Returns the model.
+
+    Raises FileNotFoundError or ValueError, naming the file, the field or the tensor; the model is then as it was.
+    """
+    folder = Path(folder)
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} holds no {file}: an adapter's folder has {CONFIG} and {WEIGHTS}")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        state = load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{folder / CONFIG} is not valid JSON ({e}): copy the folder again") from e
+    except SafetensorError as e:
+        raise ValueError(f"{folder / WEIGHTS} is damaged or cut short ({e}): copy it again") from e
+
+    method = _method(config, folder)
+    known = set(inspect.signature(method.__init__).parameters) | set(inspect.signature(method.per_layer).parameters) \
+        if issubclass(method, Adapter) else set(inspect.signature(method.__init__).parameters)
+    for field, value in config.items():
+        if value and field not in known | _NO_MATTER | set(method.config):
+            raise ValueError(f"{folder / CONFIG} sets {field}={value!r}, which {method.__name__} here does not have: "
+                             "loading it would give other results than it was trained with")
+    if config.get("bias", "none") != "none":
+        raise ValueError(f"{folder / CONFIG} sets bias={config['bias']!r}: biases trained in place are not loaded; "
+                         "use BitFit for them")
+    options = {k: config[k] for k in known & set(config) if k not in ("self", "layer", "model", "path")}
+    if issubclass(method, VirtualTokens):
+        options = {"num_virtual_tokens": config["num_virtual_tokens"]}
+    before = model.switch.active if hasattr(model, "switch") else None
+    attach(model, method, config.get("target_modules"), name, config.get("modules_to_save"), **options)
+    try:
+        _fill(tensors(model, name), state, folder / WEIGHTS)
+    except ValueError:
+        forget(model, name)
+        if before is None:
+            detach(model)
+        else:
+            use(model, *before)
+        raise
+    return model
+
+
+def _fill(ours, state, file):
+    """Copy the file's tensors into our parameters, after every name and shape has been compared."""
+    missing, extra = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
+    if missing or extra:
+        raise ValueError(f"{file} does not fit this model: "
+                         + "; ".join(f"{what}: {names[0]} and {len(names) - 1} more" if len(names) > 1 else
+                                     f"{what}: {names[0]}" for what, names in
+                                     (("missing in the file", missing), ("nowhere in the model", extra)) if names))
+    for key, p in ours.items():
+        if state[key].shape != p.shape:
+            raise ValueError(f"{file}: {key} is {tuple(state[key].shape)} in the file and {tuple(p.shape)} here")
+    with torch.no_grad():
+        for key, p in ours.items():
+            p.copy_(state[key])
+
+
+def forget(model, name):
+    """Take the one adapter `name` off the model."""
+    _known(model, [name], "forget")
+    for _, layer in adapted(model, name):
+        del layer.adapters[name]
+    if name in getattr(model, "virtual_tokens", {}):
+        del model.virtual_tokens[name]
+    del model.switch.recipe[name]
+    model.switch.active = tuple(n for n in model.switch.active if n != name)
+
+
+def _method(config, folder):
+    """The class for a configuration: its peft_type, and of those the one whose fixed entries fit best."""
+    def below(cls):
+        return [cls] + [c for sub in cls.__subclasses__() for c in below(sub)]
+
+    fits = [m for m in below(Adapter) + below(VirtualTokens) if config.get("peft_type") in (m.peft_type, m.__name__)
+            and config["peft_type"] and all(config.get(k) == v for k, v in m.config.items())]
+    named = [m for m in fits if m.__name__ == config["peft_type"]]
+    if not fits:
+        raise ValueError(f"{folder / CONFIG} says peft_type {config.get('peft_type')!r}, a method we do not have")
+    return (named or sorted(fits, key=lambda m: len(m.config)))[-1]
+
+
+def _defaults(method):
+    """The method's options as its constructor has them, where they can be written down."""
+    return {k: p.default for k, p in inspect.signature(method.__init__).parameters.items()
+            if p.default is not p.empty and isinstance(p.default, (int, float, str, bool, type(None)))
+            and k not in ("tokenizer", "feedforward")}
+
+
+def _plain(value):
+    if isinstance(value, (set, tuple)):
+        return list(value)
+    if value is None or isinstance(value, (int, float, str, bool, list, dict)):
+        return value
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def _task(model):
+    name = type(model).__name__
+    return "CAUSAL_LM" if name.endswith(("ForCausalLM", "LMHeadModel")) else \
+        "SEQ_CLS" if name.endswith("ForSequenceClassification") else None
+
+
+def _shape_of(model):
+    layers, heads, width = cache_shape(model.config)
+    return {"token_dim": heads * width, "num_layers": layers, "num_attention_heads": heads,
+            "num_transformer_submodules": 1}

@@ -1,0 +1,125 @@
+"""Bake adapters into the weights and take them out again.
+
+No method has merging code of its own: what a layer with its adapters does to the zero vector and to the basis
+vectors *is* its bias and its weight, if it is affine at all.
+"""
+import torch
+from torch import nn
+
+from peftlab.adapter import is_conv1d
+from peftlab.attach import _dtype, _known, _refuse_if_merged, adapted, use
+
+
+def merge(model):
+    """Bake the active adapters into the weights (computed in float32) and switch them off; a copy of what was is kept.
+
+    Raises ValueError, and changes nothing, if an active adapter is not affine or a weight is shared with other layers.
+    """
+    names = _known(model, model.switch.active if hasattr(model, "switch") else (), "merge")
+    _refuse_if_merged(model, "merge")
+    if not names:
+        raise ValueError("no adapter is switched on: call use(model, name) before merge(model)")
+    if any(name in getattr(model, "virtual_tokens", {}) for name in names):
+        raise ValueError("virtual tokens are read beside your text, they change no weight: they cannot be merged")
+    if model.switch.rows is not None:
+        raise ValueError("leave the mix block before you merge")
+    shared = _shared(model)
+    new = []
+    for path, layer in adapted(model):
+        here = [layer.adapters[n] for n in names if n in layer.adapters]
+        if here:
+            if any(id(p) in shared for p in layer._parameters.values()):
+                raise ValueError(f"{path} shares its weight with another layer (tied embeddings), which merging "
+                                 "would change as well: leave this layer out of target_modules")
+            new.append((layer, _merged(path, layer, here)))
+    for layer, tensors in new:
+        layer.unmerged = dict(layer._parameters)
+        for name, t in tensors.items():
+            layer._parameters[name] = nn.Parameter(t, requires_grad=False)
+    use(model)
+    model.switch.merged = names
+
+
+def unmerge(model):
+    """Put back the very tensors that were there before `merge`, and switch the adapters on again."""
+    _known(model, (), "unmerge")
+    if not model.switch.merged:
+        raise ValueError("nothing is merged: unmerge undoes merge")
+    for _, layer in adapted(model):
+        if hasattr(layer, "unmerged"):
+            layer._parameters.update(layer.unmerged)
+            del layer.unmerged
+    names, model.switch.merged = model.switch.merged, ()
+    use(model, *names)
+
+
+def _shared(model):
+    """The ids of parameters that more than one layer uses."""
+    seen, shared = set(), set()
+    for layer in model.modules():
+        for p in layer._parameters.values():
+            if p is not None:
+                (shared if id(p) in seen else seen).add(id(p))
+    return shared
+
+
+@torch.no_grad()
+def _merged(path, layer, adapters):
+    """The new parameters of one layer, as {name: tensor} in the layer's own precision and layout."""
+    was_training = [a.training for a in adapters]
+    try:
+        for a in adapters:
+            a.eval()                                         # a dropout mask must not end up in the weight
+        if isinstance(layer, nn.Linear) or is_conv1d(layer):
+            return _merged_linear(path, layer, adapters)
+        return _merged_shift(path, layer, adapters)
+    finally:
+        for a, training in zip(adapters, was_training):
+            a.train(training)
+
+
+def _merged_linear(path, layer, adapters):
+    conv = is_conv1d(layer)
+    W = (layer.weight.T if conv else layer.weight).float()                            # (d_out, d_in)
+    b = W.new_zeros(len(W)) if layer.bias is None else layer.bias.float()             # (d_out,)
+
+    def f(x):
+        for a in adapters:
+            x = a.before(_dtype(a, x)).float()
+        y = x @ W.T + b
+        for a in adapters:
+            y = a.after(_dtype(a, x), _dtype(a, y)).float()
+        return y
+
+    d_in = W.shape[1]
+    bias = f(W.new_zeros(1, d_in))                                                    # what happens to zero
+    weight = f(torch.eye(d_in, device=W.device)) - bias                               # row i: what happens to e_i
+    x = torch.randn(16, d_in, generator=torch.Generator().manual_seed(0)).to(W.device)
+    _refuse_unless_close(path, adapters, f(x), x @ weight + bias)
+    new = {"weight": (weight if conv else weight.T).contiguous().to(layer.weight.dtype)}
+    if layer.bias is not None or bias.abs().max() > 1e-6 * (1 + W.abs().max()):
+        new["bias"] = bias[0].to(layer.weight.dtype)
+    return new
+
+
+def _merged_shift(path, layer, adapters):
+    """Norms and other layers: all that can be merged is the same vector added to every output."""
+    d = layer._parameters["weight"].shape[-1] if layer._parameters.get("weight") is not None else 0
+    if not d or layer._parameters.get("bias") is None:
+        raise ValueError(f"{path} is a {type(layer).__name__} without a bias: there is nothing to merge into")
+    x = torch.randn(16, d, generator=torch.Generator().manual_seed(0)).to(layer.bias.device)
+    y = seen = layer.forward(x.to(layer.bias.dtype)).float()
+    for a in adapters:
+        _refuse_unless_close(path, adapters, a.before(_dtype(a, x)).float(), x)
+        seen = a.after(_dtype(a, x), _dtype(a, seen)).float()
+    shift = (seen - y).mean(0)
+    _refuse_unless_close(path, adapters, seen, y + shift)
+    return {"bias": (layer.bias.float() + shift).to(layer.bias.dtype)}
+
+
+def _refuse_unless_close(path, adapters, got, expected):
+    error = (got - expected).abs().max() / (1 + got.abs().max())
+    if not error < 1e-4:
+        names = ", ".join(type(a).__name__ for a in adapters)
+        raise ValueError(f"{names} on {path} cannot be merged: what it does is not of the form W x + b "
+                         f"(a relative difference of {error:.1e} on random inputs)")

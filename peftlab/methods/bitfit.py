@@ -1,0 +1,29 @@
+"""BitFit: y = layer(x) + b', train the biases alone (Ben Zaken et al., arXiv 2106.10199).
+
+b' is the change of a bias that the layer has, so it starts at zero: d_out parameters a layer. Can be merged.
+Without weight decay it learns what training the biases in place learns, and unlike that it can be switched off.
+In `peft` it is BEFT, which also adds biases where there were none; a model without biases has no BitFit.
+"""
+from torch import nn, zeros
+
+from peftlab.adapter import Adapter, shape
+
+
+class BitFit(Adapter):
+    """y = layer(x) + b'"""
+
+    peft_type, keys = "BEFT", {"beft_bias": "beft_bias"}
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        if getattr(layer, "bias", None) is None:
+            raise ValueError(f"this {type(layer).__name__} has no bias, and BitFit trains biases. Llama-like models "
+                             "have none at all: choose another method there")
+        self.beft_bias = nn.Parameter(zeros(1, shape(layer)[1]))                      # (1, d_out)
+
+    def after(self, x, y):
+        return y + self.beft_bias[0]
+
+    @staticmethod
+    def count(d_in, d_out):
+        return d_out

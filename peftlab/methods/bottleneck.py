@@ -1,0 +1,94 @@
+"""Bottleneck adapters: h + U f(D h), a small residual network of width m = d / reduction_factor inside every block.
+
+Houlsby (arXiv 1902.00751) puts one behind the attention and one behind the feed-forward layer, Pfeiffer (2005.00247)
+one behind the feed-forward layer, the parallel adapter (2110.04366) one beside it. None can be merged: f is not linear.
+Trains 2 d m + m + d parameters a place. The library `adapters` has them; `peft` does not.
+"""
+from torch import nn
+
+from peftlab.adapter import Adapter, shape
+
+
+def activation(name):
+    from transformers.activations import ACT2FN  # here, since importing transformers takes a while
+    return ACT2FN[name]
+
+
+class Houlsby(Adapter):
+    """y = h + U silu(D h), h = layer(x): on the layers that end a sub-block, before the residual is added.
+
+    Targets: "attention.output.dense" and "output.dense" in BERT, "o_proj" and "down_proj" in Llama,
+    "c_proj" in GPT-2. D and U start near zero, not at zero: nearly the base model.
+    """
+
+    def __init__(self, layer, reduction_factor=16, non_linearity="silu"):
+        super().__init__(layer)
+        d = shape(layer)[1]
+        m = max(1, int(d // reduction_factor))
+        self.down, self.non_linearity, self.up = nn.Linear(d, m), activation(non_linearity), nn.Linear(m, d)
+        self.reset()
+
+    @property
+    def keys(self):
+        return {name: f"adapter_{name}" for name, _ in self.named_parameters()}
+
+    def reset(self):
+        for linear in (self.down, self.up):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def bottleneck(self, h):
+        return self.up(self.non_linearity(self.down(h)))                              # (..., d) -> (..., m) -> (..., d)
+
+    def after(self, x, y):
+        return y + self.bottleneck(y)
+
+    @staticmethod
+    def count(d_in, d_out, reduction_factor=16, **options):
+        m = max(1, int(d_out // reduction_factor))
+        return 2 * d_out * m + m + d_out
+
+
+class Pfeiffer(Houlsby):
+    """x + U relu(D norm(x)) enters the last norm of a BERT block ("output.LayerNorm"); elsewhere as Houlsby, with relu.
+
+    BERT adds the residual before its norm; this adapter reads the normed sum and adds to the sum before it.
+    """
+
+    def __init__(self, layer, reduction_factor=16, non_linearity="relu"):
+        super().__init__(layer, reduction_factor, non_linearity)
+        self.at_norm = isinstance(layer, nn.LayerNorm)
+
+    def before(self, x):
+        return x + self.bottleneck(self.layer.forward(x)) if self.at_norm else x      # `forward`: no hooks again
+
+    def after(self, x, y):
+        return y if self.at_norm else super().after(x, y)
+
+
+class ParallelAdapter(Houlsby):
+    """y = layer(x) + s U relu(D x): beside a feed-forward block ("mlp"). U starts at zero: exactly the base model.
+
+    BERT norms inside the module that ends its block ("layer.N.output"), whose second input is the residual x: there
+    the sum is added to the residual, which is the same.
+    """
+
+    def __init__(self, layer, reduction_factor=2, non_linearity="relu", scaling=4.0):
+        super().__init__(layer, reduction_factor, non_linearity)
+        self.scaling = scaling
+        self.argument = int(any(isinstance(m, nn.LayerNorm) for m in layer.children()))
+
+    def reset(self):
+        nn.init.kaiming_uniform_(self.down.weight, a=5 ** 0.5)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def before(self, x):
+        return x + self.scaling * self.bottleneck(x) if self.argument else x
+
+    def after(self, x, y):
+        return y if self.argument else y + self.scaling * self.bottleneck(x)
+
+    @staticmethod
+    def count(d_in, d_out, reduction_factor=2, **options):
+        return Houlsby.count(d_in, d_out, reduction_factor)

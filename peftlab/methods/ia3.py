@@ -1,0 +1,33 @@
+"""(IA)3: y = l * (W x + b), or W (l * x) + b in front of a feed-forward layer (Liu et al., arXiv 2205.05638).
+
+One learnt factor per feature, 1 at the start: d_out parameters a layer, d_in on a feed-forward layer. Can be merged.
+"""
+from torch import nn, ones
+
+from peftlab.adapter import Adapter, linear
+
+
+class IA3(Adapter):
+    """y = l * layer(x), or layer(l * x)"""
+
+    peft_type, keys = "IA3", {"ia3_l": "ia3_l"}
+
+    def __init__(self, layer, feedforward=False):
+        super().__init__(layer)
+        d_in, d_out = linear(layer)
+        self.feedforward = feedforward
+        self.ia3_l = nn.Parameter(ones(1, d_in) if feedforward else ones(d_out, 1))
+
+    def before(self, x):
+        return x * self.ia3_l[0] if self.feedforward else x
+
+    def after(self, x, y):
+        return y if self.feedforward else y * self.ia3_l[:, 0]
+
+    @classmethod
+    def per_layer(cls, path, feedforward_modules=()):
+        return {"feedforward": any(path == end or path.endswith("." + end) for end in feedforward_modules or ())}
+
+    @staticmethod
+    def count(d_in, d_out, feedforward=False):
+        return d_in if feedforward else d_out
