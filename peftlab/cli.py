@@ -1,0 +1,155 @@
+"""The command `peftlab`, or `python -m peftlab`. Nothing heavy is imported before a command needs it."""
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from peftlab.lab import sources
+
+JUPYTER = sources.ROOT / "data" / "jupyter"  # settings of ours for the server that `lab` starts; the user's own stay
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status is 0 when all is well."""
+    parser = argparse.ArgumentParser(
+        prog="peftlab",
+        description="Learn parameter-efficient fine-tuning by building it.",
+        epilog="\n".join(f"  {name:8}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, help="one of those below")
+    parser.add_argument(
+        "more", nargs=argparse.REMAINDER, help="options of that command; `lab` hands them to JupyterLab"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options.more)
+    except sources.SourceError as error:
+        print(f"peftlab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\npeftlab: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def lab(more: list[str]) -> int:
+    """Open the lessons in JupyterLab; fetch what is missing first."""
+    fetch([])
+    from peftlab.classroom.copies import make_copies
+
+    work = sources.ROOT / "work"
+    for message in make_copies(work):
+        print(message)
+    paths = [str(JUPYTER), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, paths))
+    # so that a terminal or `!pip` in JupyterLab means this environment
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    print(f"Starting JupyterLab in {work}: stop it with Ctrl-C. Your notebooks stay there.", flush=True)
+    options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={work}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options.append("--ServerApp.allow_root=True")  # a container's only user; else Jupyter would refuse
+    from jupyterlab.labapp import LabApp
+
+    sys.argv = ["jupyter-lab"]  # what Jupyter shows in its own messages
+    return LabApp.launch_instance([*options, *more]) or 0
+
+
+def fetch(more: list[str]) -> int:
+    """Download and verify the models and texts that are not here yet."""
+    _no(more, "fetch")
+    for name in sources.known():
+        if not sources.ready(name):
+            print(f"{name}: {sources.entry(name)['what']}", flush=True)
+        sources.fetch(name)
+        copy = sources.fast_copy(name)
+        if copy and not sources.whole(copy):
+            print(f"{name}: making a copy that loads in a second (once; some 15 seconds)", flush=True)
+            load = f"from peftlab.lab import load_base; load_base({name!r})"  # apart: torch need not stay in memory
+            subprocess.run([sys.executable, "-c", load], cwd=sources.ROOT, check=False)
+    return 0
+
+
+def doctor(more: list[str]) -> int:
+    """Say what is here, what is missing, and what to do about it; read and verify every file."""
+    _no(more, "doctor")
+    import psutil
+
+    wrong = []
+
+    def line(what: str, found: str, advice: str = ""):
+        print(f"{'look:' if advice else 'ok:':6}{what}: {found}{'. ' + advice if advice else ''}")
+        if advice:
+            wrong.append(what)
+
+    line("Python", f"{platform.python_version()} on {platform.platform()}, {sys.executable}")
+    for package, module in (
+        ("torch",) * 2,
+        ("transformers",) * 2,
+        ("peft",) * 2,
+        ("datasets",) * 2,
+        ("jupyterlab",) * 2,
+    ):
+        try:
+            __import__(module)
+            line(package, version(package))
+        except (ImportError, PackageNotFoundError, OSError) as error:
+            line(
+                package,
+                f"does not import ({error})",
+                "Run `python3 tasks.py lab` again; if it stays so, delete .venv first",
+            )
+    cores, memory = psutil.cpu_count(), psutil.virtual_memory()
+    line("Processor", f"{cores} cores", "Two are wanted: lessons will take longer" if cores < 2 else "")
+    low = memory.available < 3e9
+    found = f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB of them free"
+    line("Memory", found, "Lessons with smollm2-135m want 3 GB free: close other programs" if low else "")
+    line("Device", _device())
+    cache = sources.cache_dir()
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    line("Disk", f"{free / 1e9:.1f} GB free for {cache}", "Free 2 GB, or set PEFTLAB_CACHE" if free < 2e9 else "")
+    for name, source in sources.known().items():
+        trouble = sources.problems(name)
+        if trouble:
+            shipped = source["kind"] == "shipped"
+            todo = "`git checkout -- data` restores it" if shipped else "`python3 tasks.py lab` fetches it"
+            line(name, "; ".join(trouble), todo)
+        else:
+            line(name, f"present and verified, {sources.folder(name)}")
+        copy = sources.fast_copy(name)
+        if copy and not trouble and not sources.whole(copy):
+            line(name, "no fast copy yet", "It is made at the first load, in some 15 seconds")
+    print(f"\n{len(wrong)} to look at: {', '.join(wrong)}" if wrong else "\nAll is well.")
+    return 1 if wrong else 0
+
+
+def build(more: list[str]) -> int:
+    """Make the notebooks from notebooks/source (for those who write lessons)."""
+    from peftlab.classroom.build import build_lessons
+
+    build_lessons(*more)
+    return 0
+
+
+def _device() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "unknown without torch"
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {torch.cuda.mem_get_info()[1] / 1e9:.0f} GB"
+    if torch.backends.mps.is_available():
+        return "an Apple GPU (mps); the lessons compute on the processor"
+    return f"the processor, {torch.get_num_threads()} threads; no GPU, and no lesson needs one"
+
+
+def _no(more: list[str], command: str):
+    if more:
+        raise SystemExit(f"peftlab {command} takes no options: {' '.join(more)}")
+
+
+COMMANDS = {"lab": lab, "fetch": fetch, "doctor": doctor, "build": build}
