@@ -1,0 +1,150 @@
+"""What an exercise is: cases, a way to observe an answer, correct solutions, and the wrong answers we know by name.
+
+A new exercise is one `Exercise(...)` and a few small functions under its decorators:
+
+    sharpen = Exercise("sharpen", lesson="00-start-here", title="...", signature="sharpen(x)", why="...", hints=["..."])
+
+    @sharpen.cases                  # fresh inputs from a seed: a list of Case(label, name=value, ...)
+    def cases(seed): ...
+
+    @sharpen.observe                # {what: value}: run the answer on one case and write down what can be seen
+    def observe(answer, case): ...
+
+    @sharpen.solution               # three or more, written differently; the first is the reference
+    def plain(x): ...
+
+    @sharpen.slip("What happens when ...?")       # a known wrong answer, and the question that leads to it
+    def forgot_to_sharpen(x): ...
+
+A slip is called by its function's name with hyphens. Values observed may be tensors, numbers, strings, booleans, None,
+`Near(value, rel)`, and lists and dicts of them; the answer's are compared with the reference's, in the order given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+REGISTRY: dict[str, "Exercise"] = {}
+
+
+class Case:
+    """One set of inputs; `label` says in a few words what is special about it."""
+
+    def __init__(self, label, **inputs):
+        self.label, self.__dict__ = label, {"label": label, **inputs}
+
+
+@dataclass(frozen=True)
+class Near:
+    """A measured number that may differ by the fraction `rel` (used where an answer draws at random)."""
+
+    value: float
+    rel: float
+
+
+@dataclass(frozen=True)
+class Slip:
+    name: str
+    message: str
+    answer: Any
+
+
+class Unexpected(Exception):
+    """The answer gave something that can't be looked at further; the text says what, in a sentence."""
+
+
+class NotAttempted(Exception):
+    """The stub is untouched."""
+
+
+@dataclass(eq=False)
+class Exercise:
+    id: str
+    lesson: str
+    title: str
+    signature: str
+    why: str = ""
+    hints: list[str] = field(default_factory=list)
+    points: int = 1
+    minutes: int = 5
+    difficulty: int = 1  # 1 to 3
+    solutions: list = field(default_factory=list)
+    slips: list[Slip] = field(default_factory=list)
+    tell: Callable | None = None  # (case, seen, expected) -> a sentence about this exercise's own evidence, or None
+
+    def __post_init__(self):
+        if self.id in REGISTRY:
+            raise ValueError(f"two exercises are called {self.id!r}")
+        REGISTRY[self.id] = self
+
+    @property
+    def reference(self):
+        return self.solutions[0]
+
+    @property
+    def dots(self):
+        return "●" * self.difficulty + "○" * (3 - self.difficulty)
+
+    def cases(self, function):
+        self.draw = function
+        return function
+
+    def observe(self, function):
+        self.look = function
+        return function
+
+    def solution(self, answer):
+        self.solutions.append(answer)
+        return answer
+
+    def slip(self, message):
+        def keep(answer, name=None):
+            self.slips.append(Slip(name or answer.__name__.replace("_", "-"), message, answer))
+            return answer
+
+        return keep
+
+    def evidence(self, function):
+        self.tell = function
+        return function
+
+
+@dataclass(eq=False)
+class Question(Exercise):
+    """A choice to make before anything runs: `options` maps a letter to (text, reason), `right` is the letter.
+
+    Each wrong letter is a slip whose message is the option's reason, so questions go through `check` like all else.
+    """
+
+    question: str = ""
+    options: dict[str, tuple[str, str]] = field(default_factory=dict)
+    right: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.solutions = [self.right, self.right.upper(), f" {self.right} "]
+        self.slips = [Slip(k, reason, k) for k, (_, reason) in self.options.items() if k != self.right]
+        self.draw = lambda seed: [Case("your choice")]
+        self.look = self.letter
+
+    def letter(self, answer, case):
+        if not isinstance(answer, str) or answer.strip().lower() not in self.options:
+            raise Unexpected(f"Answer with one letter in quotes: {', '.join(self.options)}.")
+        return {"your choice": answer.strip().lower()}
+
+
+def exercises(lesson=None):
+    """Every exercise, in the order of the lessons; or those of one lesson ("03" or "03-lora")."""
+    rooms = import_module("peftlab.classroom.exercises")
+    for room in sorted(m.name for m in iter_modules(rooms.__path__)):
+        import_module(f"{rooms.__name__}.{room}")
+    return [e for e in REGISTRY.values() if lesson is None or e.lesson.split("-")[0] == str(lesson).split("-")[0]]
+
+
+def find(id):
+    known = {e.id: e for e in exercises()}
+    if id not in known:
+        raise KeyError(f"no exercise is called {id!r}; there are: {', '.join(known)}")
+    return known[id]
