@@ -1,0 +1,115 @@
+"""Ours beside `peft`'s on the same model in one process: `python3 tasks.py bench [--base minilm-l6] [--rounds 15]`.
+
+For each method: the median over rounds of the ratio ours / peft of a training step and of one generated token, the two
+run in turn so that a busy machine slows both; and bytes kept for the backward pass and multiplications, which do not
+depend on the clock. Below 1.00 ours costs less. The times are for reading, no test depends on them.
+"""
+import argparse
+import copy
+import statistics
+import time
+
+import pandas as pd
+import torch
+
+import peftlab as pl
+from peftlab.lab.bases import load_base
+
+DECODER = {
+    "LoRA": (pl.methods.LoRA, ["q_proj", "v_proj"], {"r": 8}),
+    "LoRA, all linear": (pl.methods.LoRA, "all-linear", {"r": 8}),
+    "DoRA": (pl.methods.DoRA, ["q_proj", "v_proj"], {"r": 8}),
+    "IA3": (pl.methods.IA3, ["k_proj", "v_proj", "down_proj"], {"feedforward_modules": ["down_proj"]}),
+    "PromptTuning": (pl.methods.PromptTuning, None, {"num_virtual_tokens": 20}),
+    "PrefixTuning": (pl.methods.PrefixTuning, None, {"num_virtual_tokens": 20}),
+}
+ENCODER = {
+    "LoRA": (pl.methods.LoRA, ["query", "value"], {"r": 8}),
+    "LoRA, all linear": (pl.methods.LoRA, ["query", "key", "value", "dense"], {"r": 8}),
+    "DoRA": (pl.methods.DoRA, ["query", "value"], {"r": 8}),
+    "IA3": (pl.methods.IA3, ["key", "value", "output.dense"], {"feedforward_modules": ["output.dense"]}),
+    "BitFit": (pl.methods.BitFit, ["query", "key", "value", "dense"], {}),
+}
+
+
+def theirs(model, method, targets, options):
+    """The same method from `peft` on `model`."""
+    import peft
+    decoder = model.config.model_type == "llama"
+    kind = {"LoRA": peft.LoraConfig, "DoRA": peft.LoraConfig, "IA3": peft.IA3Config, "BitFit": peft.BeftConfig,
+            "PromptTuning": peft.PromptTuningConfig, "PrefixTuning": peft.PrefixTuningConfig}[method.__name__]
+    options = dict(options, **method.config, **({"target_modules": targets} if targets else {}))
+    return peft.get_peft_model(model, kind(task_type="CAUSAL_LM" if decoder else None, **options))
+
+
+def step(model, batch, optimizer):
+    out = model(**batch)
+    loss = out.loss if getattr(out, "loss", None) is not None else out.last_hidden_state.pow(2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def seconds(f):
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+def compare(base, method, targets, options, batch, rounds):
+    """One row of the table, as a dict of ratios ours / peft."""
+    pair = [pl.attach(copy.deepcopy(base), method, targets, **options), theirs(copy.deepcopy(base), method, targets,
+                                                                                options)]
+    counts = [pl.count(m).trainable for m in pair]
+    if counts[0] != counts[1]:
+        raise RuntimeError(f"{method.__name__}: ours trains {counts[0]:,} parameters and peft's {counts[1]:,}")
+    row = {}
+    for m in pair:
+        m.train()
+    optimizers = [torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-4) for m in pair]
+    runs = [lambda m=m, o=o: step(m, batch, o) for m, o in zip(pair, optimizers)]
+    row["step"] = ratio(runs, rounds)
+    row["bytes saved"] = pl.saved_activations(pair[0], **batch) / pl.saved_activations(pair[1], **batch)
+    row["multiplications"] = sum(pl.multiplications(pair[0], **batch)) / sum(pl.multiplications(pair[1], **batch))
+    if base.config.model_type == "llama":
+        for m in pair:
+            m.eval()
+        prompt = {k: batch[k][:1, :16] for k in ("input_ids", "attention_mask")}
+        say = [lambda m=m: m.generate(**prompt, max_new_tokens=8, min_new_tokens=8, do_sample=False) for m in pair]
+        row["generated token"] = ratio(say, max(3, rounds // 3))
+    return row
+
+
+def ratio(runs, rounds):
+    """The median of ours / theirs, each round in the other order; one round to warm up."""
+    seen = []
+    for i in range(rounds + 1):
+        order = (0, 1) if i % 2 else (1, 0)
+        t = {j: seconds(runs[j]) for j in order}
+        seen.append(t[0] / t[1])
+    return statistics.median(seen[1:])
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Ours beside peft's: ratios, below 1.00 where ours costs less.")
+    parser.add_argument("--base", nargs="*", default=["minilm-l6", "smollm2-135m"])
+    parser.add_argument("--methods", nargs="*", help="only these rows of the table, such as LoRA")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=64)
+    args = parser.parse_args(arguments)
+    for name in args.base:
+        base, tokenizer = load_base(name)
+        table = DECODER if base.config.model_type == "llama" else ENCODER
+        torch.manual_seed(0)
+        ids = torch.randint(10, len(tokenizer) - 10, (args.batch, args.tokens))
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if base.config.model_type == "llama":
+            batch["labels"] = ids
+        rows = {m: compare(base, *table[m], batch, args.rounds) for m in args.methods or table if m in table}
+        print(f"\n{name}, {args.batch} x {args.tokens} tokens, ours / peft:")
+        print(pd.DataFrame(rows).T.round(2).to_string(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
