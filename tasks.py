@@ -92,13 +92,9 @@ def fit(home, python):
 def runs(python, modules=()):
     """Whether this interpreter starts, is new enough, and would find the modules."""
     ask = "import sys, importlib.util as u; sys.exit(not (sys.version_info >= (3, 11) and all(map(u.find_spec, sys.argv[1:]))))"
+    command = [str(python), "-P", "-c", ask, *modules]
     try:
-        return (
-            subprocess.run(
-                [str(python), "-P", "-c", ask, *modules], check=False, capture_output=True, timeout=120
-            ).returncode
-            == 0
-        )
+        return subprocess.run(command, check=False, capture_output=True, timeout=120).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 

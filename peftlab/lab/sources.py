@@ -7,6 +7,7 @@ cache holds whole sources or nothing, whatever interrupts the work.
 The cache is `platformdirs.user_cache_dir("peftlab")`; the environment variable PEFTLAB_CACHE names another folder.
 """
 
+import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -28,6 +29,7 @@ from tqdm.auto import tqdm
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository
 STAMP = ".verified.json"  # sizes and times of the files as they were when their hashes were last right
+_FULL = "no space left on the disk of {}: free some, or set PEFTLAB_CACHE to a folder on another disk"
 MARGIN = 100 * 2**20  # bytes left free on the disk, whatever we fetch
 
 
@@ -121,10 +123,8 @@ def problems(name: str) -> list[str]:
     source, here = entry(name), folder(name)
     if not here.is_dir():
         return [f"{here} is not there"]
-    if source["kind"] == "shipped":
-        return [] if (here / "config.json").is_file() else [f"{here / 'config.json'} is not there"]
-    found = [p for file, pin in source["files"].items() if (p := _wrong(here / file, pin))]
-    if not found and not ready(name):
+    found = [p for file, pin in source.get("files", {}).items() if (p := _wrong(here / file, pin))]
+    if not found and source["kind"] != "shipped" and not ready(name):
         try:
             (here / STAMP).write_text(json.dumps(_stamp(source, here)))
         except OSError:
@@ -248,11 +248,10 @@ def _download(source: dict, part: Path):
 def _advance(bar, part: Path, source: dict):
     """Move the bar to the size of the largest file so far: the one that is being downloaded, or has been."""
     largest = 0
-    for path in part.rglob("*"):
-        try:
-            largest = max(largest, path.stat().st_size)
-        except OSError:
-            pass  # pip moved it away meanwhile
+    for folder, _, files in os.walk(part):
+        for file in files:
+            with contextlib.suppress(OSError):  # pip moved it away meanwhile
+                largest = max(largest, os.path.getsize(os.path.join(folder, file)))
     bar.update(max(0, min(largest, source["bytes"]) - bar.n))
 
 
@@ -265,9 +264,7 @@ def _say_pip(source: dict, said: str) -> str:
             "with. It was thrown away. Try again; if it stays so, the index or mirror you use serves another file"
         )
     if "No space left" in said or "Errno 28" in said or "not enough space" in said:
-        return (
-            f"no space left on the disk of {cache_dir()}: free some, or set PEFTLAB_CACHE to a folder on another disk"
-        )
+        return _FULL.format(cache_dir())
     if any(sign in said for sign in ("onnection", "imed out", "imeout", "getaddrinfo", "esolve", "SSL", "roxy")):
         return (
             f"the package index could not be reached for {what}: check the network, and behind a proxy or with a mirror "
@@ -278,10 +275,12 @@ def _say_pip(source: dict, said: str) -> str:
 
 def _say_disk(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _FULL.format(cache_dir())
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return (
-            f"no space left on the disk of {cache_dir()}: free some, or set PEFTLAB_CACHE to a folder on another disk"
+            f"the cache {cache_dir()} cannot be written ({error}): set PEFTLAB_CACHE to a folder that you can write to"
         )
-    return f"the cache {cache_dir()} cannot be written ({error}): set PEFTLAB_CACHE to a folder that you can write to"
+    return f"something went wrong in the cache {cache_dir()}: {error}. Run the same command again"
 
 
 def _tail(text: str, lines: int = 6) -> str:
