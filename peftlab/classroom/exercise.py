@@ -18,6 +18,7 @@ A new exercise is one `Exercise(...)` and a few small functions under its decora
 
 A slip is called by its function's name with hyphens. Values observed may be tensors, numbers, strings, booleans, None,
 `Near(value, rel)`, and lists and dicts of them; the answer's are compared with the reference's, in the order given.
+A name that begins with `_` is a note for the exercise's own `evidence` and is not compared.
 """
 
 from collections.abc import Callable
@@ -72,7 +73,7 @@ class Exercise:
     difficulty: int = 1  # 1 to 3
     solutions: list = field(default_factory=list)
     slips: list[Slip] = field(default_factory=list)
-    tell: Callable | None = None  # (case, seen, expected) -> a sentence about this exercise's own evidence, or None
+    tell: Callable | None = None  # (cases, seen, expected) -> a sentence of this exercise's own, or None
 
     def __post_init__(self):
         if self.id in REGISTRY:

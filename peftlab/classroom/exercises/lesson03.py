@@ -93,18 +93,25 @@ def look_forward(answer, case):
 
 
 @lora_forward.evidence
-def update_ratio(case, seen, expected):
-    """Where the update has the right direction and the wrong size, say how many times."""
-    t = case.tensors
-    base = F.linear(t["x"], t["weight"], t["bias"])
-    if difference(seen["output"], torch.zeros_like(base)) and seen["output"].shape == base.shape:
-        mine, theirs = (seen["output"] - base).double(), (expected["output"] - base).double()
-        ratio = (mine * theirs).sum() / (theirs * theirs).sum()
-        if not difference(mine, ratio * theirs) and abs(ratio - 1) > 1e-3:
-            if abs(ratio) < 1e-6:
-                return "What you add to the frozen layer is zero."
-            return f"What you add to the frozen layer is {ratio:.4g} times what it should be at `r = {case.r}`, `alpha = {case.alpha}`."
-    return None
+def update_ratio(cases, seen, expected):
+    """Where the update has the right direction and the wrong size in every case, say how many times too large it is."""
+    ratios = []
+    for case, mine, theirs in zip(cases, seen, expected, strict=True):
+        t = {k: v.double() for k, v in case.tensors.items()}
+        base = F.linear(t["x"], t["weight"], t["bias"])
+        if "error" in mine or mine["output"].shape != base.shape:
+            return None
+        mine, theirs = mine["output"].double() - base, theirs["output"].double() - base
+        ratio = ((mine * theirs).sum() / (theirs * theirs).sum()).item()
+        if difference((mine - ratio * theirs + theirs).float(), theirs.float()):
+            return None
+        ratios.append((ratio, case))
+    if all(abs(ratio) < 1e-5 for ratio, _ in ratios):
+        return "What you add to the frozen layer is zero."
+    if all(abs(ratio - 1) < 1e-4 for ratio, _ in ratios):
+        return None
+    sizes = "; ".join(f"{ratio:.4g} times at `r = {c.r}`, `alpha = {c.alpha}`" for ratio, c in ratios[:3])
+    return f"What you add to the frozen layer is not of the right size: {sizes}."
 
 
 @lora_forward.solution
