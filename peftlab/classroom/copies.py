@@ -1,0 +1,126 @@
+"""The learner's own copies of the lessons: solutions taken out, outputs cleared, and never overwritten once edited."""
+
+import json
+import os
+import re
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import nbformat
+
+from .build import CHECK, NOTEBOOKS, fingerprint, folded
+
+SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(.*?)^[ \t]*### END SOLUTION[ \t]*\n?", re.MULTILINE | re.DOTALL)
+HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS[ \t]*\n?", re.MULTILINE | re.DOTALL)
+STUB = 'raise NotImplementedError("This part is yours: write it in place of this line, then run the check below.")'
+
+
+def learner_copy(notebook):
+    """The notebook a learner gets: stubs where solutions stood, no hidden tests, no outputs; solutions folded below."""
+    copy = nbformat.v4.new_notebook(metadata=notebook.metadata)
+    solutions, due = [], []  # solutions seen since the last check; those to fold in after the hints
+    for cell in notebook.cells:
+        cell = nbformat.from_dict(cell)
+        if due and not cell.source.startswith("<details>"):
+            copy.cells.append(due.pop())
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            if SOLUTION.search(cell.source):
+                solutions.append(SOLUTION.sub(r"\2", cell.source).strip())
+                cell.source = SOLUTION.sub(stub, cell.source).rstrip()
+            cell.source = HIDDEN.sub("", cell.source)
+            if CHECK.search(cell.source) and solutions:
+                text = "\n\n".join(f"```python\n{s}\n```" for s in solutions)
+                due = [nbformat.v4.new_markdown_cell(folded("A solution", text), id=f"{cell.id}-solution")]
+                solutions = []
+        copy.cells.append(cell)
+    copy.cells += due
+    return copy
+
+
+def stub(match):
+    """Inside a function, a line that says what to do when it is reached; at the top of a cell, where `x = ...` stands
+    already, a comment."""
+    indent = match[1]
+    return f"{indent}{STUB}\n" if indent else "# your answer: above, in place of the dots\n"
+
+
+def make_copies(work):
+    """Bring `work` up to date and return a sentence for each thing done. What was edited is left alone.
+
+    A lesson that is new is written; one nobody edited is replaced when the lesson changed; beside one that was edited
+    the changed lesson arrives under a name of its own. `work/.peftlab/copies.json` remembers what was given.
+    """
+    work, said = Path(work), []
+    (work / ".peftlab").mkdir(parents=True, exist_ok=True)
+    given = _remembered(work, said)
+    for lesson in sorted(NOTEBOOKS.glob("[0-9][0-9]-*.ipynb")):
+        copy = learner_copy(nbformat.read(lesson, as_version=4))
+        mark, path = fingerprint(copy), work / lesson.name
+        there = _mark(path)
+        if there is None:
+            _write(path, copy)
+            said.append(f"{path.name}: your copy of the lesson")
+        elif there != mark and there == given.get(path.name):
+            _write(path, copy)
+            said.append(f"{path.name}: brought up to date (you had not changed it)")
+        elif there != mark and mark != given.get(path.name) and not _already_beside(path, mark):
+            beside = _free_name(path)
+            _write(beside, copy)
+            said.append(f"{beside.name}: the lesson has changed; your edited {path.name} stays as it is")
+        if given.get(path.name) != mark:
+            given[path.name] = mark
+            _atomic(work / ".peftlab" / "copies.json", json.dumps(given, indent=1, sort_keys=True))
+    return said
+
+
+def _remembered(work, said):
+    try:
+        return dict(json.loads((work / ".peftlab" / "copies.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, OSError):
+        said.append("The record of what you were given can't be read: every copy that differs counts as edited.")
+        return {}
+
+
+def _mark(path):
+    """None when there is no such file; a file that is no notebook any more counts as edited."""
+    if not path.exists():
+        return None
+    try:
+        return fingerprint(nbformat.read(path, as_version=4))
+    except Exception:  # noqa: BLE001 - whatever it holds, it is the learner's
+        return "edited"
+
+
+def _already_beside(path, mark):
+    return any(_mark(other) == mark for other in path.parent.glob(f"{path.stem} (new *).ipynb"))
+
+
+def _free_name(path):
+    for n in range(1, 1000):
+        name = path.with_name(f"{path.stem} (new {date.today()}{f' {n}' if n > 1 else ''}).ipynb")
+        if not name.exists():
+            return name
+    raise RuntimeError(f"too many new copies of {path.name} from today; delete some")
+
+
+def _write(path, notebook):
+    _atomic(path, nbformat.writes(notebook) + "\n")
+
+
+def _atomic(path, text):
+    """Whole or not at all: write beside, then move into place."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(beside, 0o644)
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
