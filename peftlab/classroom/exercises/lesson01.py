@@ -51,6 +51,41 @@ frozen_share = Question(
     right="c",
 )
 
+memory_ratio = Question(
+    "memory-ratio",
+    lesson=LESSON,
+    title="What freezing saves, in bytes",
+    signature='"a", "b", "c" or "d"',
+    points=0,
+    minutes=1,
+    question=(
+        "A model of 560 million parameters is fine-tuned with AdamW, then the same model with LoRA: about 300 times fewer "
+        "parameters are trained. One step sees 8 texts of 512 tokens. How much less memory does LoRA's step hold?"
+    ),
+    options={
+        "a": (
+            "about 300 times less",
+            "That would need everything in memory to belong to trained parameters. What does a frozen weight take up?",
+        ),
+        "b": (
+            "about 30 times less",
+            (
+                "The weights alone are a quarter of weights, gradients and AdamW's two states together, and they stay. "
+                "So how large can the factor be at the very most?"
+            ),
+        ),
+        "c": (
+            "about 2 times less",
+            "The weights stay, and most of what the forward pass keeps for the backward pass stays with them.",
+        ),
+        "d": (
+            "no less: all weights are still there",
+            "The weights are still there. Are the gradients, and what AdamW keeps for each of them?",
+        ),
+    },
+    right="c",
+)
+
 # ================================================================ bytes
 
 training_bytes = Exercise(
@@ -175,6 +210,195 @@ _bytes(
     "Every optimizer has AdamW's two states in your count. What does plain SGD remember from the last step?",
     "two-states-for-every-optimizer",
     optimizer=lambda n, k, s: 8 * k,
+)
+
+# ================================================================ what the forward pass keeps
+
+kept_numbers = Exercise(
+    "kept-numbers",
+    lesson=LESSON,
+    title="What one block keeps for the backward pass",
+    signature="kept_numbers(tokens, d, ff, trained)",
+    why="The part of the memory that freezing hardly touches, and the first to overflow with long texts.",
+    points=2,
+    minutes=10,
+    difficulty=2,
+    hints=[
+        "Some of it does not depend on `trained` at all: attention, the two norms and the activation function keep theirs.",
+        "Then go through the six linear layers. A trained one needs its input; how wide is that input?",
+        "A tensor that is kept already costs nothing more: three of the six read the same input, and one reads what attention gave.",
+    ],
+)
+
+READS = {"query": "x", "key": "x", "value": "x", "attention.output": "context", "intermediate": "middle", "output": "act"}
+
+
+def kept(tokens, d, ff, trained, always=("q", "k", "v", "context", "sum1", "sum2", "pre"), reads=READS, wide=("pre", "act")):
+    """Numbers kept by one block: `always` and what the trained layers read, each tensor once."""
+    tensors = {*always, *(reads[name] for name in trained)}
+    return tokens * sum(ff if t in wide else d for t in tensors)
+
+
+@kept_numbers.cases
+def kept_cases(seed):
+    every = list(READS)
+    return [
+        Case(f"`tokens = {t}, d = {d}, ff = {ff}`, trained: {', '.join(on) or 'none'}", inputs=(t, d, ff), on=on)
+        for t, d, ff, on in (
+            (256, 384, 1000, every),  # ff is no multiple of d, so that it shows which of the two is missing
+            (256, 384, 1000, ["query", "value"]),
+            (10 + seed, 7, 23, ["attention.output"]),
+            (10, 7, 23, ["intermediate", "key"]),
+            (3, 16, 40, ["output"]),
+            (5, 6, 25, []),
+        )
+    ]
+
+
+@kept_numbers.observe
+def look_kept(answer, case):
+    n = given(answer(*case.inputs, set(case.on)), (int, float), "`kept_numbers`")
+    return {"the number": int(n) if n == int(n) else float(n)}
+
+
+@kept_numbers.evidence
+def kept_per_token(cases, seen, expected):
+    """The difference in units of d and ff, read off the first case that is wrong."""
+    for case, a, b in zip(cases, seen, expected, strict=True):
+        if "error" not in a and a["the number"] != b["the number"]:
+            (t, d, ff), gap = case.inputs, a["the number"] - b["the number"]
+            times = {u: abs(gap) / (t * w) for u, w in (("d", d), ("ff", ff))}
+            units = next((f"{n:.0f} x `{u}`" for u, n in times.items() if n == int(n) < 9), "")
+            return f"For each token that is {units} too {'many' if gap > 0 else 'few'}." if units else None
+    return None
+
+
+@kept_numbers.solution
+def by_names(tokens, d, ff, trained):
+    return kept(tokens, d, ff, trained)
+
+
+@kept_numbers.solution
+def by_adding(tokens, d, ff, trained):
+    n = 6 * d + ff  # attention four, the norms two, the activation function one
+    if trained & {"query", "key", "value"}:
+        n += d
+    if "intermediate" in trained:
+        n += d
+    if "output" in trained:
+        n += ff
+    return tokens * n
+
+
+@kept_numbers.solution
+def in_one_expression(tokens, d, ff, trained):
+    shared = not trained.isdisjoint(("query", "key", "value"))
+    return tokens * (d * (6 + shared + ("intermediate" in trained)) + ff * (1 + ("output" in trained)))
+
+
+def _kept(message, name, **changed):
+    kept_numbers.slip(message)(lambda tokens, d, ff, trained: kept(tokens, d, ff, trained, **changed), name)
+
+
+ALWAYS = ("q", "k", "v", "context", "sum1", "sum2", "pre")
+
+kept_numbers.slip(
+    "The input of the block is kept once for each of query, key and value that is trained. "
+    "All three read the same tensor: how often does it have to be kept?"
+)(
+    lambda tokens, d, ff, trained: kept(tokens, d, ff, trained)
+    + tokens * d * max(0, len(trained & {"query", "key", "value"}) - 1),
+    "input-three-times",
+)
+_kept(
+    "The input of `attention.output` is counted on top. It is what attention gave: is that not kept already?",
+    "context-twice",
+    reads=READS | {"attention.output": "context again"},
+)
+_kept(
+    "The activation function keeps nothing in your count. Its slope differs from place to place: "
+    "what does the backward pass need to know it?",
+    "forgets-the-activation-function",
+    always=[t for t in ALWAYS if t != "pre"],
+)
+_kept(
+    "The norms keep nothing in your count. Look at their line in the table: there are two of them in a block.",
+    "forgets-the-norms",
+    always=[t for t in ALWAYS if t[:3] != "sum"],
+)
+_kept(
+    "A tensor as wide as d is missing, whatever is trained. How many norms has a block, and how many tensors stand in attention's line?",
+    "one-tensor-short",
+    always=[t for t in ALWAYS if t != "sum2"],
+)
+_kept(
+    "Attention keeps nothing in your count, perhaps because it has no weights of its own. It is a product of q, k and v: "
+    "what does the gradient of a product need?",
+    "forgets-attention",
+    always=("sum1", "sum2", "pre"),
+)
+_kept(
+    "Attention keeps q, k and v in your count. The table has a fourth tensor in that line: which?",
+    "forgets-what-attention-gave",
+    always=[t for t in ALWAYS if t != "context"],
+)
+kept_numbers.slip(
+    "Whatever is trained, you count what full fine-tuning keeps. Which inputs can a block let go of when a layer is frozen?"
+)(lambda tokens, d, ff, trained: kept(tokens, d, ff, READS), "all-layers-always")
+kept_numbers.slip(
+    "Only the inputs of trained layers are kept in your count. Attention, norms and the activation function have a "
+    "backward pass too, trained layers or not: what do they need for it?"
+)(lambda tokens, d, ff, trained: kept(tokens, d, ff, trained, always=()), "trained-layers-only")
+_kept(
+    "You keep what the trained layers *give*. The gradient of a weight is made of what went *in*: how wide is that for `intermediate` and `output`?",
+    "outputs-for-inputs",
+    reads={"query": "q", "key": "k", "value": "v", "attention.output": "gave1", "intermediate": "pre", "output": "gave2"},
+)
+_kept(
+    "The input of `output` is d wide in your count. It comes out of the widened middle of the block: how wide is it?",
+    "narrow-middle",
+    wide=("pre",),
+)
+kept_numbers.slip("This is the count for one token. Does each token of the batch leave its own tensors behind?")(
+    lambda tokens, d, ff, trained: kept(1, d, ff, trained), "one-token-only"
+)
+kept_numbers.slip("These are bytes. How many *numbers* are kept?")(
+    lambda tokens, d, ff, trained: 4 * kept(tokens, d, ff, trained), "bytes-not-numbers"
+)
+
+long_texts = Question(
+    "long-texts",
+    lesson=LESSON,
+    title="Longer and longer texts",
+    signature='"a", "b", "c" or "d"',
+    points=0,
+    minutes=1,
+    question=(
+        "LoRA now sits on *every* linear layer, and the texts get longer and longer. How does the memory of a step compare "
+        "with that of full fine-tuning?"
+    ),
+    options={
+        "a": (
+            "LoRA holds less by the same factor at any length",
+            "Weights, gradients and states do not grow with the text; activations do. Which of the two rules in the end?",
+        ),
+        "b": (
+            "the two come ever closer to each other",
+            "Activations rule in the end, and each adapted layer keeps the input that its `A` needs: the same tensors again.",
+        ),
+        "c": (
+            "LoRA's advantage grows",
+            (
+                "What LoRA saves for certain, gradients and states, does not depend on the text. "
+                "What share of a growing total is it?"
+            ),
+        ),
+        "d": (
+            "LoRA holds less, since frozen layers keep nothing",
+            "A frozen layer keeps nothing, but the `A` beside it does: its gradient is made of what?",
+        ),
+    },
+    right="b",
 )
 
 # ================================================================ counts
@@ -400,6 +624,38 @@ multiplications.slip("The number of tokens plays no part. Does each token go thr
 )
 multiplications.slip("The two cases are the wrong way round. Which of them needs the gradient of the weight?")(
     lambda tokens, d_in, d_out, on: tokens * d_in * d_out * (2 if on else 3), "trained-and-frozen-swapped"
+)
+
+smaller_batch = Question(
+    "smaller-batch",
+    lesson=LESSON,
+    title="Half the batch",
+    signature='"a", "b", "c" or "d"',
+    points=0,
+    minutes=1,
+    question=(
+        "A step with LoRA takes 40 % less time than a step of full fine-tuning. Now you halve the batch, and nothing else. "
+        "The share of time that LoRA saves ..."
+    ),
+    options={
+        "a": (
+            "stays at 40 %",
+            "Half the tokens, half the multiplications. Does AdamW's own step get shorter too?",
+        ),
+        "b": (
+            "grows",
+            "AdamW visits every trained parameter once a step, however few tokens there were: its share grows, and LoRA saves nearly all of it.",
+        ),
+        "c": (
+            "falls to 20 %",
+            "Both steps have half as many multiplications, so their ratio stays. What else is there in a step, and who pays for it?",
+        ),
+        "d": (
+            "falls to a third, what is saved in multiplications",
+            "A third is what is left when the multiplications are all there is. Do they weigh more in a small batch or in a large one?",
+        ),
+    },
+    right="b",
 )
 
 # ================================================================ the article's settings
