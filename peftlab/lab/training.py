@@ -203,23 +203,20 @@ def answers(tokenizer, chat=False, max_length=512):
     chat: put the prompt into the tokenizer's chat template, as one message of the user's.
     """
     def collate(rows):
-        ids, starts = [], []
-        for row in rows:
-            prompt = row["prompt"]
-            if chat:
-                prompt = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
-                                                       add_generation_prompt=True)
-            before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            after = tokenizer(row["answer"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-            ids.append((before + after)[:max_length])
-            starts.append(len(before))
+        prompts = [row["prompt"] for row in rows]
+        if chat:
+            prompts = [tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
+                                                     add_generation_prompt=True) for prompt in prompts]
+        before = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        after = tokenizer([row["answer"] for row in rows], add_special_tokens=False)["input_ids"]
+        ids = [(b + a + [tokenizer.eos_token_id])[:max_length] for b, a in zip(before, after)]
         longest = max(map(len, ids))
         input_ids = torch.full((len(ids), longest), padding(tokenizer))
         attention_mask, labels = torch.zeros_like(input_ids), torch.full_like(input_ids, -100)
-        for i, (row, start) in enumerate(zip(ids, starts)):
+        for i, (row, prompt) in enumerate(zip(ids, before)):
             input_ids[i, :len(row)] = torch.tensor(row)
             attention_mask[i, :len(row)] = 1
-            labels[i, start:len(row)] = input_ids[i, start:len(row)]
+            labels[i, len(prompt):len(row)] = input_ids[i, len(prompt):len(row)]
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
     return collate
 

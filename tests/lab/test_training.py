@@ -178,9 +178,9 @@ class Words:
     """A tokenizer of single letters, with what the collates use of a real one."""
     eos_token_id, pad_token_id = 1, None
 
-    def __call__(self, text, add_special_tokens):
+    def __call__(self, texts, add_special_tokens):
         assert add_special_tokens is False
-        return {"input_ids": [ord(c) for c in text]}
+        return {"input_ids": [[ord(c) for c in text] for text in texts]}
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
         return f"[{messages[0]['content']}]"
