@@ -152,4 +152,12 @@ def _no(more: list[str], command: str):
         raise SystemExit(f"peftlab {command} takes no options: {' '.join(more)}")
 
 
-COMMANDS = {"lab": lab, "fetch": fetch, "doctor": doctor, "build": build}
+def bench(more: list[str]) -> int:
+    """Time a step of ours beside the library's: ratios, below 1.00 where ours costs less (--help lists the options)."""
+    from peftlab.lab.bench import main as compare
+
+    compare(more)
+    return 0
+
+
+COMMANDS = {"bench": bench, "lab": lab, "fetch": fetch, "doctor": doctor, "build": build}
