@@ -55,6 +55,9 @@ def run(notebook, folder, **options):
     options = {"timeout": 600, "record_timing": False, "store_widget_state": False, "coalesce_streams": True, **options}
     NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **options).execute()
     notebook.metadata = nbformat.from_dict(KERNEL)  # the kernel's own version stays out
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):  # a stored widget has no kernel behind it: its text stays, its view goes
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
 
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..exercise import Case, Exercise
+from ..exercise import Case, Exercise, Question
 from ..observing import changed, fresh, given
 
 cosine = Exercise(
@@ -120,3 +120,36 @@ def in_place(a, b):
     a /= a.norm(dim=1, keepdim=True)
     b /= b.norm(dim=1, keepdim=True)
     return a @ b.T
+
+
+nearest = Question(
+    "nearest-sentence",
+    lesson="00-start-here",
+    title="What an encoder goes by",
+    signature='"a", "b", "c" or "d"',
+    points=0,
+    minutes=1,
+    question=(
+        "MiniLM turns a sentence into 384 numbers. Which of these lands nearest to "
+        "*The bank has raised its interest rates*?"
+    ),
+    options={
+        "a": (
+            "The river bank was covered in flowers.",
+            "It has the word *bank*, and another bank. Does the model see the word alone, or the sentence around it?",
+        ),
+        "b": (
+            "Borrowing money has become more expensive.",
+            "Not one word in common but *has*, and the same thing said. The next cells measure it.",
+        ),
+        "c": (
+            "She raised an interesting question.",
+            "*Raised* and *interest* are there, nearly. How much of the meaning is?",
+        ),
+        "d": (
+            "The bank has a green roof.",
+            "Close: it is the right bank. Is what is said *about* the bank the same?",
+        ),
+    },
+    right="b",
+)
