@@ -107,7 +107,7 @@ def prepare(home, python, conda):
         shutil.rmtree(home)
     if not home.exists():
         print("Making the environment .venv (once; some minutes).", flush=True)
-        if subprocess.run([sys.executable, "-m", "venv", str(home)], check=False).returncode:
+        if call([sys.executable, "-m", "venv", str(home)]):
             shutil.rmtree(home, ignore_errors=True)
             sys.exit(
                 f"{sys.executable} could not make an environment. On Debian and Ubuntu, `apt-get install python3-venv` "

@@ -144,7 +144,12 @@ def _device() -> str:
         return f"{torch.cuda.get_device_name()}, {torch.cuda.mem_get_info()[1] / 1e9:.0f} GB"
     if torch.backends.mps.is_available():
         return "an Apple GPU (mps); the lessons compute on the processor"
-    return f"the processor, {torch.get_num_threads()} threads; no GPU, and no lesson needs one"
+    from peftlab.lab import set_threads
+
+    set_threads()
+    return (
+        f"the processor, {torch.get_num_threads()} threads (PEFTLAB_THREADS sets another number); no lesson needs a GPU"
+    )
 
 
 def _no(more: list[str], command: str):

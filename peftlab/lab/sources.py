@@ -69,7 +69,7 @@ def folder(name: str) -> Path:
 
 def fast_copy(name: str) -> Path | None:
     """Where `bases` keeps a copy of a gguf model that loads in a second; None for a source that needs none."""
-    gguf = next((pin for file, pin in entry(name).get("files", {}).items() if file.endswith(".gguf")), None)
+    gguf = next((pin for file, pin in entry(name)["files"].items() if file.endswith(".gguf")), None)
     return cache_dir() / f"{name}-float32-{gguf['sha256'][:8]}" if gguf else None
 
 
@@ -123,7 +123,7 @@ def problems(name: str) -> list[str]:
     source, here = entry(name), folder(name)
     if not here.is_dir():
         return [f"{here} is not there"]
-    found = [p for file, pin in source.get("files", {}).items() if (p := _wrong(here / file, pin))]
+    found = [p for file, pin in source["files"].items() if (p := _wrong(here / file, pin))]
     if not found and source["kind"] != "shipped" and not ready(name):
         try:
             (here / STAMP).write_text(json.dumps(_stamp(source, here)))
