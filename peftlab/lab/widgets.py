@@ -1,0 +1,75 @@
+"""Widgets for the lessons: a slider that redraws by setting a value, and pictures made of HTML that are quick to redraw."""
+
+from html import escape
+
+from peftlab.lab.figures import PALETTE
+
+
+def explore(draw, **choices):
+    """Sliders above a picture: `draw(**values)` gives HTML and is called again whenever a slider moves.
+
+    choices: name -> the values to choose from, the one to begin with first in a pair: `batch=(8, [1, 2, 4, 8])`.
+    Each slider is reached with Tab and moved with the arrow keys.
+    """
+    import ipywidgets as widgets
+
+    sliders = {
+        name: widgets.SelectionSlider(
+            options=values,
+            value=start,
+            description=name.replace("_", " "),
+            continuous_update=True,
+            style={"description_width": "9em"},
+            layout={"width": "36em"},
+        )
+        for name, (start, values) in choices.items()
+    }
+    picture = widgets.HTML(draw(**{name: s.value for name, s in sliders.items()}))
+
+    def redraw(_):
+        picture.value = draw(**{name: s.value for name, s in sliders.items()})
+
+    for slider in sliders.values():
+        slider.observe(redraw, "value")
+    return Explorer(widgets.VBox([*sliders.values(), picture]), sliders, picture)
+
+
+class Explorer:
+    """What `explore` shows, with its parts: `sliders` by name and `picture`."""
+
+    def __init__(self, box, sliders, picture):
+        self.box, self.sliders, self.picture = box, sliders, picture
+
+    def __repr__(self):
+        return f"Sliders for {', '.join(self.sliders)}: move them in the running notebook."
+
+    def _repr_mimebundle_(self, **kwargs):
+        return self.box._repr_mimebundle_(**kwargs) | {"text/plain": repr(self)}
+
+
+def bars(budgets, unit=1e9, name="GB", widest=None):
+    """Stacked bars as HTML: `budgets` maps a row's name to {part: bytes}; below them, the same numbers as a table.
+
+    widest: the number of bytes that fills the width, so that bars can be compared from one drawing to the next.
+    """
+    parts = list(next(iter(budgets.values())))
+    widest = widest or max(sum(b.values()) for b in budgets.values())
+    drawn, table = "", ""
+    for row, budget in budgets.items():
+        pieces = "".join(
+            f"<div title='{escape(part)}' style='width:{100 * budget[part] / widest:.2f}%;background:{colour};"
+            "border-right:1px solid white;box-sizing:border-box'></div>"
+            for part, colour in zip(parts, PALETTE)
+        )
+        drawn += f"<div>{escape(row)}</div><div aria-hidden='true' style='display:flex;height:1.6em'>{pieces}</div>"
+        numbers = "".join(f"<td style='text-align:right'>{budget[part] / unit:.2f}</td>" for part in parts)
+        total = f"<td style='text-align:right'><b>{sum(budget.values()) / unit:.2f}</b></td>"
+        table += f"<tr><th style='text-align:left'>{escape(row)}</th>{numbers}{total}</tr>"
+    heads = "".join(
+        f"<th><span aria-hidden='true' style='color:{colour}'>■</span> {escape(part)}</th>"
+        for part, colour in zip(parts, PALETTE)
+    )
+    return (
+        f"<div style='max-width:46em'>{drawn}<table aria-live='polite'><tr><th>{name}</th>{heads}<th>together</th></tr>"
+        f"{table}</table></div>"
+    )
