@@ -697,17 +697,10 @@ def read(model, x):
 
 
 def matrices(adapter):
-    """A and B of whatever the learner calls an adapter: an object with .A and .B (or lora_A, lora_B), a dict, a pair."""
-    if isinstance(adapter, (tuple, list)) and len(adapter) == 2:
-        return tuple(adapter)
-    for a, b in (("A", "B"), ("lora_A", "lora_B")):
-        if isinstance(adapter, (dict, nn.ParameterDict)) and a in adapter and b in adapter:
-            return adapter[a], adapter[b]
-        if hasattr(adapter, a) and hasattr(adapter, b):
-            return getattr(adapter, a), getattr(adapter, b)
-    raise Unexpected(
-        f"an adapter in your dict is a {type(adapter).__name__}; expected something with `.A` and `.B`, or the pair (A, B)."
-    )
+    """A and B of an entry of the learner's dict, which is to be the pair (A, B)."""
+    if not isinstance(adapter, (tuple, list)):
+        raise Unexpected(f"your dict holds a {type(adapter).__name__} for a layer; it should hold the pair `(A, B)`.")
+    return pair(adapter, "an entry of your dict", "A and B")
 
 
 def fill(adapters):
@@ -729,6 +722,13 @@ def look_attach(answer, case):
     ab = {str(p): matrices(a) for p, a in adapters.items()}
     seen["shapes"] = {p: [list(A.shape), list(B.shape)] for p, (A, B) in sorted(ab.items())}
     seen["output at the start"] = read(model, case.x).detach().clone()
+    owned = {id(p) for p in model.parameters()}
+    seen["A and B that the model does not list among its parameters"] = [
+        f"{letter} of {p}"
+        for p, (A, B) in sorted(ab.items())
+        for letter, m in (("A", A), ("B", B))
+        if id(m) not in owned
+    ]
     seen["still trainable in the base"] = [n for n, p in base_parameters.items() if p.requires_grad]
     fill(adapters)
     y = read(model, case.x)
@@ -766,8 +766,9 @@ def hook_in_a_method(model, targets, r, alpha):
     model.requires_grad_(False)
     adapters = {}
     for path, layer in layers(model, targets):
-        adapters[path] = adapter = AB(layer, r, alpha)
+        layer.lora = adapter = AB(layer, r, alpha)
         layer.register_forward_hook(lambda _, args, y, adapter=adapter: y + adapter(args[0]))
+        adapters[path] = adapter.A, adapter.B
     return adapters
 
 
@@ -784,7 +785,7 @@ def adapter_kept_in_the_layer(model, targets, r, alpha):
         if path.split(".")[-len(targets[0].split(".")) :] in [t.split(".") for t in targets]:
             layer.lora = AB(layer, r, alpha)
             layer.register_forward_hook(hook)
-            found[path] = layer.lora
+            found[path] = [layer.lora.A, layer.lora.B]
     return found
 
 
@@ -795,6 +796,8 @@ def two_hooks(model, targets, r, alpha):
     for path, layer in layers(model, targets):
         d_out, d_in = layer.weight.shape
         A, B = nn.Parameter(torch.randn(r, d_in)), nn.Parameter(torch.zeros(d_out, r))
+        layer.register_parameter("lora_A", A)
+        layer.register_parameter("lora_B", B)
         kept = {}
 
         def before(layer, args, kept=kept):
@@ -809,15 +812,18 @@ def two_hooks(model, targets, r, alpha):
     return adapters
 
 
-def _attach(model, targets, r, alpha, test=ends_in, hook=None, make=AB, frozen=True):
+def _attach(model, targets, r, alpha, test=ends_in, hook=None, make=AB, frozen=True, owned=True):
     """`hook_in_a_method` with one part exchanged: what the slips are made of."""
     if frozen:
         model.requires_grad_(False)
     adapters = {}
     for path, layer in layers(model, targets, test):
-        adapters[path] = adapter = make(layer, r, alpha)
+        adapter = make(layer, r, alpha)
+        if owned:
+            layer.lora = adapter
         f = hook or (lambda a: lambda _, args, y: y + a(args[0]))
         layer.register_forward_hook(f(adapter))
+        adapters[path] = adapter.A, adapter.B
     return adapters
 
 
@@ -856,8 +862,9 @@ def all_hooks_share_the_last(model, targets, r, alpha):
     model.requires_grad_(False)
     adapters = {}
     for path, layer in layers(model, targets):
-        adapters[path] = adapter = AB(layer, r, alpha)
+        layer.lora = adapter = AB(layer, r, alpha)
         layer.register_forward_hook(lambda _, args, y: y + adapter(args[0]))  # noqa: B023 - this is the slip
+        adapters[path] = adapter.A, adapter.B
     return adapters
 
 
@@ -907,8 +914,9 @@ def b_not_zero(model, targets, r, alpha):
 @lora_attach.slip("A and B receive no gradient. Were they there already when everything was frozen?")
 def freezes_the_adapter_too(model, targets, r, alpha):
     adapters = _attach(model, targets, r, alpha)
-    for a in adapters.values():
-        a.requires_grad_(False)
+    for A, B in adapters.values():
+        A.requires_grad_(False)
+        B.requires_grad_(False)
     return adapters
 
 
@@ -916,8 +924,14 @@ def freezes_the_adapter_too(model, targets, r, alpha):
 def hooked_twice(model, targets, r, alpha):
     adapters = _attach(model, targets, r, alpha)
     for path, layer in layers(model, targets):
-        layer.register_forward_hook(lambda _, args, y, a=adapters[path]: y + a(args[0]))
+        layer.register_forward_hook(lambda _, args, y, a=layer.lora: y + a(args[0]))
     return adapters
+
+
+lora_attach.slip(
+    "Everything works but one thing: the model does not list A and B among its parameters, so no optimizer and no `.to(device)` "
+    "finds them. Where does a layer keep what belongs to it?"
+)(lambda m, t, r, a: _attach(m, t, r, a, owned=False), "model-does-not-know-them")
 
 
 # ================================================================ merge
