@@ -6,7 +6,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from importlib.metadata import version
 
 from peftlab.lab import sources
 
@@ -86,22 +87,13 @@ def doctor(more: list[str]) -> int:
             wrong.append(what)
 
     line("Python", f"{platform.python_version()} on {platform.platform()}, {sys.executable}")
-    for package, module in (
-        ("torch",) * 2,
-        ("transformers",) * 2,
-        ("peft",) * 2,
-        ("datasets",) * 2,
-        ("jupyterlab",) * 2,
-    ):
+    for package in ("torch", "transformers", "peft", "datasets", "jupyterlab"):
         try:
-            __import__(module)
+            import_module(package)
             line(package, version(package))
-        except (ImportError, PackageNotFoundError, OSError) as error:
-            line(
-                package,
-                f"does not import ({error})",
-                "Run `python3 tasks.py lab` again; if it stays so, delete .venv first",
-            )
+        except (ImportError, OSError) as error:
+            todo = "Run `python3 tasks.py lab` again; if it stays so, delete .venv first"
+            line(package, f"does not import ({error})", todo)
     cores, memory = psutil.cpu_count(), psutil.virtual_memory()
     line("Processor", f"{cores} cores", "Two are wanted: lessons will take longer" if cores < 2 else "")
     low = memory.available < 3e9
@@ -135,6 +127,14 @@ def build(more: list[str]) -> int:
     return 0
 
 
+def bench(more: list[str]) -> int:
+    """Time a step of ours beside the library's: ratios, below 1.00 where ours costs less (--help lists the options)."""
+    from peftlab.lab.bench import main as compare
+
+    compare(more)
+    return 0
+
+
 def _device() -> str:
     try:
         import torch
@@ -157,12 +157,4 @@ def _no(more: list[str], command: str):
         raise SystemExit(f"peftlab {command} takes no options: {' '.join(more)}")
 
 
-def bench(more: list[str]) -> int:
-    """Time a step of ours beside the library's: ratios, below 1.00 where ours costs less (--help lists the options)."""
-    from peftlab.lab.bench import main as compare
-
-    compare(more)
-    return 0
-
-
-COMMANDS = {"bench": bench, "lab": lab, "fetch": fetch, "doctor": doctor, "build": build}
+COMMANDS = {"lab": lab, "fetch": fetch, "doctor": doctor, "bench": bench, "build": build}

@@ -11,6 +11,7 @@ _HOME = {  # name -> the module that has it
     "four_domains": "texts",
     "sentiment": "texts",
     "retrieval": "texts",
+    "train": "training",
     "SourceError": "sources",
     "fetch": "sources",
 }
