@@ -12,7 +12,7 @@ class Adapter(nn.Module):
 
     peft_type = ""      # what `peft` calls the method in adapter_config.json
     config = {}         # entries of adapter_config.json that are fixed for this method
-    keys = {}           # our parameter's name -> the end of its name in adapter_model.safetensors
+    keys = {}           # our tensor's name -> the end of its name in the file, or all of it ("base_model.") if shared
     argument = 0        # which positional argument of the layer is x
 
     def __init__(self, layer):
@@ -36,6 +36,11 @@ class Adapter(nn.Module):
     def count(d_in, d_out, **options):
         """The number of trained parameters on a layer of that shape, in closed form."""
         raise NotImplementedError("this method has no closed form for its parameters yet")
+
+    @classmethod
+    def count_layer(cls, layer, **options):
+        """The same for a given layer."""
+        return cls.count(*shape(layer), **options)
 
     @property
     def weight(self):
@@ -103,9 +108,9 @@ class FullFineTuning(Adapter):
     def after(self, x, y):
         return self.copy(x)
 
-    @staticmethod
-    def count(d_in, d_out, bias=True):
-        return d_in * d_out + (d_out if bias else 0)
+    @classmethod
+    def count_layer(cls, layer, **options):
+        return sum(p.numel() for p in layer._parameters.values() if p is not None)
 
 
 def bare_copy(layer):

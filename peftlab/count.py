@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from peftlab.adapter import is_conv1d, shape
+from peftlab.adapter import is_conv1d
 from peftlab.virtual_tokens import VirtualTokens
 
 
@@ -55,7 +55,7 @@ def closed_form(model, method, target_modules=None, **options):
     from peftlab.attach import targets
     if issubclass(method, VirtualTokens):
         return method.count(model.config, **options)
-    return sum(method.count(*shape(layer), **method.per_layer(path, **options))
+    return sum(method.count_layer(layer, **method.per_layer(path, **options))
                for path, layer in targets(model, target_modules))
 
 

@@ -1,6 +1,7 @@
 """Save and load adapters in `peft`'s own format: adapter_config.json and adapter_model.safetensors in one folder."""
 import inspect
 import json
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Fields of a configuration that do not change what the adapter computes once its tensors are loaded.
 _NO_MATTER = {"peft_type", "target_modules", "task_type", "inference_mode", "base_model_name_or_path", "revision",
               "auto_mapping", "peft_version", "init_lora_weights", "init_ia3_weights", "init_weights", "fan_in_fan_out",
-              "bias", "lora_dropout", "ensure_weight_tying", "token_dim", "num_layers", "num_attention_heads",
+              "bias", "lora_dropout", "module_dropout", "rank_dropout", "eps", "mini_r", "block_share", "ensure_weight_tying", "token_dim", "num_layers", "num_attention_heads",
               "num_transformer_submodules", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
               "tokenizer_kwargs", "encoder_hidden_size", "modules_to_save", "loftq_config", "eva_config", "corda_config",
               "qalora_group_size", "prompt_tuning_init_state_dict_path", "init_prompt_tuning_kwargs"}
@@ -24,11 +25,11 @@ _NO_MATTER = {"peft_type", "target_modules", "task_type", "inference_mode", "bas
 
 def tensors(model, name):
     """{name in the file: our parameter} of the adapter `name`."""
-    found = {f"base_model.model.{path}.{theirs}": layer.adapters[name].get_parameter(ours)
+    found = {theirs if theirs.startswith("base_model.") else f"base_model.model.{path}.{theirs}": attrgetter(ours)(layer.adapters[name])
              for path, layer in adapted(model, name) for ours, theirs in layer.adapters[name].keys.items()}
     if name in getattr(model, "virtual_tokens", {}):
         tokens = model.virtual_tokens[name]
-        found |= {theirs: tokens.get_parameter(ours) for ours, theirs in tokens.keys.items()}
+        found |= {theirs: attrgetter(ours)(tokens) for ours, theirs in tokens.keys.items()}
     return found
 
 
@@ -137,6 +138,11 @@ def _method(config, folder):
     fits = [m for m in below(Adapter) + below(VirtualTokens) if config.get("peft_type") in (m.peft_type, m.__name__)
             and config["peft_type"] and all(config.get(k) == v for k, v in m.config.items())]
     named = [m for m in fits if m.__name__ == config["peft_type"]]
+    near = [m for m in below(Adapter) + below(VirtualTokens) if m.peft_type and m.peft_type == config.get("peft_type")]
+    if near and not fits:
+        field, want = next((k, v) for k, v in near[0].config.items() if config.get(k) != v)
+        raise ValueError(f"{folder / CONFIG} sets {field}={config.get(field)!r}; {near[0].__name__} here is only "
+                         f"built for {want!r}: loading it would give other results than it was trained with")
     if not fits:
         raise ValueError(f"{folder / CONFIG} says peft_type {config.get('peft_type')!r}, a method we do not have")
     return (named or sorted(fits, key=lambda m: len(m.config)))[-1]

@@ -72,7 +72,9 @@ def _merged(path, layer, adapters):
             a.eval()                                         # a dropout mask must not end up in the weight
         if isinstance(layer, nn.Linear) or is_conv1d(layer):
             return _merged_linear(path, layer, adapters)
-        return _merged_shift(path, layer, adapters)
+        if isinstance(layer, nn.Embedding):
+            return _merged_embedding(path, layer, adapters)
+        return _merged_norm(path, layer, adapters)
     finally:
         for a, training in zip(adapters, was_training):
             a.train(training)
@@ -102,19 +104,42 @@ def _merged_linear(path, layer, adapters):
     return new
 
 
-def _merged_shift(path, layer, adapters):
-    """Norms and other layers: all that can be merged is the same vector added to every output."""
-    d = layer._parameters["weight"].shape[-1] if layer._parameters.get("weight") is not None else 0
-    if not d or layer._parameters.get("bias") is None:
-        raise ValueError(f"{path} is a {type(layer).__name__} without a bias: there is nothing to merge into")
-    x = torch.randn(16, d, generator=torch.Generator().manual_seed(0)).to(layer.bias.device)
-    y = seen = layer.forward(x.to(layer.bias.dtype)).float()
+def _merged_embedding(path, layer, adapters):
+    """The basis vectors of an embedding are its tokens: ask for the vector of each."""
+    ids = torch.arange(layer.num_embeddings, device=layer.weight.device)
+    rows = layer.forward(ids).float()                                                 # (vocabulary, d)
     for a in adapters:
-        _refuse_unless_close(path, adapters, a.before(_dtype(a, x)).float(), x)
+        rows = a.after(ids, _dtype(a, rows)).float()
+    return {"weight": rows.to(layer.weight.dtype)}
+
+
+def _merged_norm(path, layer, adapters):
+    """A norm ends in w * n + b, so what can be merged is a factor and a shift for each of its outputs."""
+    if getattr(layer, "weight", None) is None or layer.weight.dim() != 1:
+        raise ValueError(f"{path} is a {type(layer).__name__}: adapters on it cannot be merged, only those on linear "
+                         "layers, embeddings and norms can")
+    x = torch.randn(32, len(layer.weight), generator=torch.Generator().manual_seed(0)).to(layer.weight)
+    y = seen = layer.forward(x).float()
+    for a in adapters:
+        _refuse_unless_close(path, adapters, a.before(_dtype(a, x)).float(), x.float())
         seen = a.after(_dtype(a, x), _dtype(a, seen)).float()
-    shift = (seen - y).mean(0)
-    _refuse_unless_close(path, adapters, seen, y + shift)
-    return {"bias": (layer.bias.float() + shift).to(layer.bias.dtype)}
+    factor, shift = torch.ones_like(y[0]), (seen - y).mean(0)
+    if not torch.allclose(seen, y + shift, atol=1e-5):
+        factor = ((seen - seen.mean(0)) * (y - y.mean(0))).sum(0) / (y - y.mean(0)).pow(2).sum(0)
+        shift = (seen - factor * y).mean(0)
+    _refuse_unless_close(path, adapters, seen, factor * y + shift)
+    new = {"weight": (factor * layer.weight.float()).to(layer.weight.dtype)}
+    if getattr(layer, "bias", None) is not None:
+        new["bias"] = (factor * layer.bias.float() + shift).to(layer.bias.dtype)
+    elif shift.abs().max() > 1e-5:
+        raise ValueError(f"{path} has no bias to hold what the adapter adds: it cannot be merged")
+    now = dict(layer._parameters)
+    layer._parameters.update(new)                            # some norms multiply by 1 + w: see that ours does by w
+    try:
+        _refuse_unless_close(path, adapters, seen, layer.forward(x).float())
+    finally:
+        layer._parameters.update(now)
+    return new
 
 
 def _refuse_unless_close(path, adapters, got, expected):

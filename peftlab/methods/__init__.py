@@ -2,11 +2,49 @@
 from peftlab.adapter import FullFineTuning
 from peftlab.methods.bitfit import BitFit
 from peftlab.methods.bottleneck import Houlsby, ParallelAdapter, Pfeiffer
+from peftlab.methods.c3a import C3A
+from peftlab.methods.delora import DeLoRA
 from peftlab.methods.dora import DoRA
+from peftlab.methods.fourierft import FourierFT
+from peftlab.methods.gralora import GraLoRA
+from peftlab.methods.hira import HiRA
+from peftlab.methods.hra import HRA
 from peftlab.methods.ia3 import IA3
+from peftlab.methods.ln_tuning import LNTuning
+from peftlab.methods.loha import LoHa
+from peftlab.methods.lokr import LoKr
 from peftlab.methods.lora import LoRA
+from peftlab.methods.miss import MiSS
+from peftlab.methods.oft import OFT
 from peftlab.methods.prefix_tuning import PrefixTuning
 from peftlab.methods.prompt_tuning import PromptTuning
+from peftlab.methods.road import RoAd
+from peftlab.methods.trainable_tokens import TrainableTokens
+from peftlab.methods.vera import VeRA
 
-__all__ = ["BitFit", "DoRA", "FullFineTuning", "Houlsby", "IA3", "LoRA", "ParallelAdapter", "Pfeiffer", "PrefixTuning",
-           "PromptTuning"]
+__all__ = [
+    "C3A",
+    "HRA",
+    "IA3",
+    "OFT",
+    "BitFit",
+    "DeLoRA",
+    "DoRA",
+    "FourierFT",
+    "FullFineTuning",
+    "GraLoRA",
+    "HiRA",
+    "Houlsby",
+    "LNTuning",
+    "LoHa",
+    "LoKr",
+    "LoRA",
+    "MiSS",
+    "ParallelAdapter",
+    "Pfeiffer",
+    "PrefixTuning",
+    "PromptTuning",
+    "RoAd",
+    "TrainableTokens",
+    "VeRA",
+]

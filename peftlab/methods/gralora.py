@@ -1,0 +1,34 @@
+"""GraLoRA: the weight is cut into k x k blocks, each with its own LoRA of rank r / k (Jung et al., arXiv 2505.20355).
+
+As many parameters as LoRA, r (d_in + d_out), and an update of rank up to k r. Starts as the base model (B = 0); can be
+merged.
+"""
+import torch
+from torch import empty, nn, zeros
+
+from peftlab.adapter import Adapter, linear
+
+
+class GraLoRA(Adapter):
+    """y = W x + s [B_ij A_ij] x in blocks i, j, s = alpha / r"""
+
+    peft_type, keys = "GRALORA", {"gralora_A": "gralora_A", "gralora_B": "gralora_B"}
+
+    def __init__(self, layer, r=32, alpha=64, gralora_k=2):
+        super().__init__(layer)
+        d_in, d_out, k = *linear(layer), gralora_k
+        if d_in % k or d_out % k or r % k:
+            raise ValueError(f"gralora_k {k} must divide the layer's {d_in} inputs, its {d_out} outputs and r = {r}")
+        A = [nn.init.kaiming_uniform_(empty(r, d_in // k), a=5 ** 0.5).T for _ in range(k)]
+        self.gralora_A = nn.Parameter(torch.stack(A))                                 # (k, d_in / k, r)
+        self.gralora_B = nn.Parameter(zeros(k, r, d_out // k))                        # (k, r, d_out / k)
+        self.k, self.scaling = k, alpha / r
+
+    def after(self, x, y):
+        h = torch.einsum("...ni,nir->...nr", x.unflatten(-1, (self.k, -1)), self.gralora_A)     # (..., k in, r)
+        h = h.unflatten(-1, (self.k, -1)).transpose(-3, -2).flatten(-2)                         # (..., k out, r)
+        return y + self.scaling * torch.einsum("...kr,kro->...ko", h, self.gralora_B).flatten(-2)
+
+    @staticmethod
+    def count(d_in, d_out, r=32, **options):
+        return r * (d_in + d_out)

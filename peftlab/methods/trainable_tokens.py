@@ -1,0 +1,32 @@
+"""Trainable tokens: new rows for a few tokens of an embedding table; the other rows stay (a method of `peft`'s).
+
+Trains n d parameters for n tokens. Starts as the base model. A tied output layer does not see the new rows.
+"""
+import torch
+from torch import nn
+
+from peftlab.adapter import Adapter
+
+
+class TrainableTokens(Adapter):
+    """the row of a chosen token is a trained one"""
+
+    peft_type, keys = "TRAINABLE_TOKENS", {"trainable_tokens_delta": "trainable_tokens_delta"}
+
+    def __init__(self, layer, token_indices):
+        super().__init__(layer)
+        if not isinstance(layer, nn.Embedding):
+            raise TypeError(f"trainable tokens are rows of an nn.Embedding, and a {type(layer).__name__} is none")
+        outside = [i for i in token_indices if not 0 <= i < layer.num_embeddings]
+        if outside:
+            raise ValueError(f"token {outside[0]} is not in the table of {layer.num_embeddings} tokens")
+        self.register_buffer("token_indices", torch.tensor(list(token_indices)), persistent=False)       # (n,)
+        self.trainable_tokens_delta = nn.Parameter(layer.weight[self.token_indices].detach().clone())    # (n, d)
+
+    def after(self, ids, y):
+        chosen = ids[..., None] == self.token_indices                                 # (..., n)
+        return torch.where(chosen.any(-1, keepdim=True), chosen.to(y.dtype) @ self.trainable_tokens_delta, y)
+
+    @staticmethod
+    def count(d_in, d_out, token_indices=()):
+        return len(token_indices) * d_out
