@@ -92,7 +92,7 @@ def stacked(budgets, title, unit=1e9, label="memory in GB (10⁹ bytes)"):
     return fig
 
 
-def curves(x, series, title, xlabel, ylabel, levels=(), band=None):
+def curves(x, series, title, xlabel, ylabel, levels=(), band=None, yscale="linear"):
     """Lines with markers over a logarithmic x: `series` maps names to values, `levels` names to horizontal lines,
     `band` is (low, high, name), a shaded range of y."""
     fig = Figure(figsize=(8.2, 4.2), layout="constrained")
@@ -107,6 +107,82 @@ def curves(x, series, title, xlabel, ylabel, levels=(), band=None):
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale="log")
     axes.set_xticks(x, [f"{n:,}" for n in x], minor=False)
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    if yscale == "linear":
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_yscale(yscale)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)
+    return fig
+
+
+def low_rank(d_in=9, d_out=6, r=2):
+    """LoRA's equation as boxes drawn to shape: y = W x + (alpha / r) B A x (numbers, not data)."""
+    fig = Figure(figsize=(8.2, 2.9), layout="constrained")
+    axes = fig.subplots()
+    pieces = [("y", d_out, 1, 5, ""), "=", ("W", d_out, d_in, 6, "frozen\nd_out × d_in"), ("x", d_in, 1, 5, ""), "+  α/r",
+              ("B", d_out, r, 1, "trained\nd_out × r"), ("A", r, d_in, 2, "trained\nr × d_in"), ("x", d_in, 1, 5, "")]  # fmt: skip
+    at = 0.0
+    for piece in pieces:
+        if isinstance(piece, str):
+            wide = 1.2 + 0.6 * len(piece)
+            axes.text(at + wide / 2, 0, piece, ha="center", va="center", size=14)
+        else:
+            name, high, wide, colour, below = piece
+            box = _box(at, 0, wide, high, PALETTE[colour])
+            box.set_hatch("//" if name == "W" else "")
+            axes.add_patch(box)
+            patch = {"facecolor": "white", "edgecolor": "none", "pad": 2} if name == "W" else None
+            axes.text(at + wide / 2, 0, name, ha="center", va="center", size=14, bbox=patch)
+            axes.text(at + wide / 2, -d_in / 2 - 0.6, below, ha="center", va="top")
+        at += wide + 0.7
+    axes.set(xlim=(-0.5, at), ylim=(-d_in / 2 - 2.6, d_in / 2 + 0.4), aspect="equal")
+    axes.axis("off")
+    return fig
+
+
+def lines(x, series, title, xlabel, ylabel, marks=8):
+    """Lines over a plain x: `series` maps names to values; about `marks` markers on each line."""
+    fig = Figure(figsize=(8.2, 3.6), layout="constrained")
+    axes = fig.subplots()
+    every = max(1, len(x) // marks)
+    for i, (name, y) in enumerate(series.items()):
+        offset = i * every // max(1, len(series))            # markers of two lines that coincide stand side by side
+        axes.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markevery=(offset, every), label=name)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    if len(series) > 1:
+        fig.legend(loc="outside right center", frameon=False)
+    return fig
+
+
+def lost_in_merge(sizes, lost, yours=()):
+    """What a merge loses against the update's size: `lost` maps a precision to the shares lost, one per size;
+    `yours` maps a name to (size, share lost) of an update that was trained. Both axes are logarithmic."""
+    fig = Figure(figsize=(8.2, 4.0), layout="constrained")
+    axes = fig.subplots()
+    for i, (name, shares) in enumerate(lost.items()):
+        axes.loglog(sizes, shares, color=PALETTE[i], marker=MARKERS[i], label=name)
+    for i, (name, (size, share)) in enumerate(dict(yours).items(), len(lost)):
+        axes.plot(size, share, color=PALETTE[i], marker=MARKERS[i], markersize=12, linestyle="none", label=name)
+    axes.axhline(1, color="black", linestyle=":", linewidth=1)
+    axes.set(
+        title="What rounding takes from an update when it is merged",
+        xlabel="size of the update, as a share of the weight's",
+        ylabel="share of the update lost",
+    )
+    fig.legend(loc="outside right center", frameon=False)
+    return fig
+
+
+def growth(updates, title):
+    """Snapshots of one matrix during training, on one colour scale: `updates` maps a step to a (d_out, d_in) tensor."""
+    fig = Figure(figsize=(8.2, 2.5), layout="constrained")
+    panels = fig.subplots(1, len(updates), sharey=True)
+    limit = max(float(u.abs().max()) for u in updates.values())
+    for axes, (step, update) in zip(panels, updates.items()):
+        image = axes.imshow(update.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.set(title=f"step {step}", xlabel="what enters", xticks=[], yticks=[])
+    panels[0].set_ylabel("what leaves")
+    fig.colorbar(image, ax=panels, label="change of one weight")
+    fig.suptitle(title)
     return fig

@@ -73,3 +73,46 @@ def bars(budgets, unit=1e9, name="GB", widest=None):
         f"<div style='max-width:46em'>{drawn}<table aria-live='polite'><tr><th>{name}</th>{heads}<th>together</th></tr>"
         f"{table}</table></div>"
     )
+
+
+def growing_update(updates, weight, r):
+    """Two sliders, the training step and the number of ranks kept, above a picture of the update to one weight.
+
+    updates: step -> the update at that step, (d_out, d_in), of rank r at most; weight: the frozen weight they are added to.
+    """
+    import torch
+
+    factors = {step: torch.linalg.svd(u, full_matrices=False) for step, u in updates.items()}
+    limit = max(float(u.abs().max()) for u in updates.values()) or 1.0
+    last, size = list(updates)[-1], float(weight.norm())
+
+    def draw(step, ranks_kept):
+        U, S, Vh = factors[step]
+        kept = (U[:, :ranks_kept] * S[:ranks_kept]) @ Vh[:ranks_kept]
+        share = float(S[:ranks_kept].square().sum() / S.square().sum()) if S.any() else 1.0
+        told = (
+            f"Step {step}, {ranks_kept} of {r} ranks: the size of this update is {kept.norm():.2f}, "
+            f"{kept.norm() / size:.0%} of the frozen weight's; it holds {share:.1%} of all that the update has by then."
+        )
+        return f"{heat_map(kept.numpy(), limit, told)}<p role='status' aria-live='polite'>{told}</p>"
+
+    return explore(draw, step=(last, list(updates)), ranks_kept=(r, list(range(1, r + 1))))
+
+
+def heat_map(matrix, limit, alt, side=384):
+    """A matrix of numbers between -limit and limit as an `<img>`, orange below zero and purple above: a millisecond's work."""
+    import base64
+    import io
+
+    import numpy as np
+    from matplotlib import colormaps
+    from PIL import Image
+
+    colours = (colormaps["PuOr"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    picture = Image.fromarray(colours[np.clip((matrix / limit + 1) * 127.5, 0, 255).astype(int)])
+    high, wide = matrix.shape
+    scale = max(1, side // max(high, wide))
+    png = io.BytesIO()
+    picture.resize((wide * scale, high * scale), Image.Resampling.NEAREST).save(png, "PNG", compress_level=1)
+    data = base64.b64encode(png.getvalue()).decode()
+    return f"<img alt='{escape(alt)}' src='data:image/png;base64,{data}'>"
