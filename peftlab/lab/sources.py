@@ -265,10 +265,11 @@ def _say_pip(source: dict, said: str) -> str:
         )
     if "No space left" in said or "Errno 28" in said or "not enough space" in said:
         return _FULL.format(cache_dir())
-    if any(sign in said for sign in ("onnection", "imed out", "imeout", "getaddrinfo", "esolve", "SSL", "roxy")):
-        return (
-            f"the package index could not be reached for {what}: check the network, and behind a proxy or with a mirror "
-            "pip's own settings (`pip config list`), then run the same command again. pip said:\n" + _tail(said)
+    if "(from versions: none)" in said or any(s in said for s in ("onnection", "imed out", "SSL", "roxy", "esolution")):
+        return (  # pip says "versions: none" for an index that is out of reach, too
+            f"the package index could not be reached for {what}, or does not have it: check the network, and behind a proxy "
+            "or with a mirror pip's own settings (`pip config list`), then run the same command again. pip said:\n"
+            + _tail(said)
         )
     return f"pip could not download {what}. It said:\n" + _tail(said)
 
