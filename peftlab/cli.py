@@ -147,9 +147,8 @@ def _device() -> str:
     from peftlab.lab import set_threads
 
     set_threads()
-    return (
-        f"the processor, {torch.get_num_threads()} threads (PEFTLAB_THREADS sets another number); no lesson needs a GPU"
-    )
+    threads = torch.get_num_threads()
+    return f"the processor, {threads} thread{'s' * (threads > 1)} (PEFTLAB_THREADS sets another number). No lesson needs a GPU"
 
 
 def _no(more: list[str], command: str):

@@ -18,7 +18,7 @@ _OURS = "The project's own bases are minilm-l6, smollm2-135m and polyglot-350k; 
 BASES = ("minilm-l6", "smollm2-135m", "polyglot-350k")
 
 
-def load_base(name: str, **kwargs):
+def load_base(name: str | os.PathLike, **kwargs):
     """A pretrained model in eval mode and its tokenizer, `(model, tokenizer)`.
 
     Args:
@@ -31,6 +31,7 @@ def load_base(name: str, **kwargs):
         SourceError: no such base, or it cannot be fetched; says what to do.
     """
     set_threads()
+    name = os.fspath(name)
     if name in BASES:
         with _quiet():
             folder, kwargs = _folder(name), {"dtype": torch.float32, **kwargs}
