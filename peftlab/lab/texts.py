@@ -94,7 +94,7 @@ def _rows(domain: str) -> list[dict]:
         rows.append({
             "id": id,
             "document": id.split("_")[0] if "_" in id else None,
-            "text": html.unescape(text).strip(),
+            "text": html.unescape(html.unescape(text)).strip(),  # &amp;amp; in eight of them
             "ratings": given,
             "rating": sum(given) / len(given),
         })  # fmt: skip
