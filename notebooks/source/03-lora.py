@@ -1,0 +1,845 @@
+# %% [markdown]
+# # 03 LoRA
+#
+# **90 minutes** of reading and doing, **60 seconds** of computing on two quiet cores. Before this: lesson 00. Lesson 01 helps.
+# You need to know what a matrix product is, and that training moves each parameter a little against its gradient.
+#
+# After this page you will have built LoRA by hand: the forward pass, the start, both gradients, freezing, attaching it to a
+# real model, merging, undoing the merge, and a file that the library `peft` loads. You will have taught one model Italian,
+# one to tell praise from blame, and one a format it had never seen, all with your own code; and you will know what none of
+# that proves.
+
+# %%
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import peftlab as pl
+from peftlab.classroom import check, predict
+from peftlab.lab import figures, polyglot, widgets
+from peftlab.lab.training import answers, evaluate, texts, train
+
+# %% [markdown]
+# ## Predict
+#
+# LoRA adds two small matrices, `A` and `B`, to a layer whose own weight stays as it is. What goes in meets `A` first; what
+# comes out of `A` meets `B`.
+
+# %%
+predict("lora-first-step")
+
+# %% [markdown]
+# ## The idea
+#
+# Fine-tuning adds something to each weight matrix $W$: an **update** $\Delta W$, as large as $W$ itself. LoRA says: let the
+# update be the product of a narrow matrix and a flat one, freeze $W$, and train only those two.
+#
+# $$y = W x + b + \frac{\alpha}{r}\, B A\, x$$
+#
+# - $x$, with $d_{in}$ numbers, enters the layer, and $y$, with $d_{out}$ numbers, leaves it;
+# - $W$, $d_{out} \times d_{in}$, and the bias $b$ are the layer's own, and **frozen**: training does not touch them;
+# - $A$, $r \times d_{in}$, and $B$, $d_{out} \times r$, are trained;
+# - $r$ is the **rank**: how many numbers pass between the two. It is small;
+# - $\alpha$ sets the size of the update. Divided by $r$, so that a larger rank does not by itself mean a larger update.
+#
+# The product $BA$ has the shape of $W$, but only $r$ independent rows. That is the price: not every update can be written so.
+# What you get for it is in the next cell.
+
+# %%
+figures.show(
+    figures.low_rank(),
+    alt="The equation drawn as boxes: y equals the large frozen box W times x, plus alpha over r times the narrow trained "
+    "box B times the flat trained box A times x.",
+)
+
+# %%
+d_in = d_out = 4096  # one square layer of a model with seven thousand million parameters
+for r in (1, 8, 64):
+    trained = r * (d_in + d_out)
+    print(f"r = {r:2}: {trained:>9,} trained of {d_in * d_out:,}, {trained / (d_in * d_out):.2%}")
+
+# %% [markdown]
+# ## Build it
+#
+# Eight exercises, from one line to a whole library. You can stop after *Attach it to a real model* and run the rest with the
+# folded solutions; do come back.
+#
+# ### 1. Forward
+#
+# {{lora-forward}}
+#
+# Write `lora_forward(x, weight, bias, A, B, alpha)`: what the frozen layer gives, plus what `A` and `B` add. `x` may have any
+# number of leading dimensions: one vector, a batch of them, a batch of sentences. You have `A` of shape `(r, d_in)`; the rank
+# is in there.
+
+
+# %%
+def lora_forward(x, weight, bias, A, B, alpha):
+    """What leaves the layer: (..., d_out) for x of shape (..., d_in)."""
+    ### BEGIN SOLUTION
+    r = A.shape[0]
+    return F.linear(x, weight, bias) + alpha / r * F.linear(F.linear(x, A), B)
+    ### END SOLUTION
+
+
+# %%
+check("lora-forward", lora_forward)
+
+# %% [markdown]
+# ### 2. The start
+#
+# {{lora-init}}
+#
+# Write `lora_init(d_in, d_out, r)`, which returns `A` and `B` as they stand before the first step. Two wishes: the model must
+# answer exactly as it did before, and it must be able to learn. Several choices fulfil both. Take the one that the paper and
+# the library take, with `A` random, and of such a size that the entries of `A @ x` are about as large as those of `x`.
+
+
+# %%
+def lora_init(d_in, d_out, r):
+    """A, (r, d_in), and B, (d_out, r)."""
+    ### BEGIN SOLUTION
+    A = torch.randn(r, d_in) / d_in**0.5
+    B = torch.zeros(d_out, r)
+    return A, B
+    ### END SOLUTION
+
+
+# %%
+check("lora-init", lora_init)
+
+# %% [markdown]
+# Now back to what you predicted. The next cell tries four starts on one layer: does the output stay what it was, and what is
+# the gradient of `A` and of `B` in the first step? The **norm** it prints is the length of the matrix, taken as one long
+# vector: the root of the sum of its squares.
+
+
+# %%
+def first_gradients(A, B):
+    """How far the output is from the frozen layer's, and the norms of both gradients, for one layer and one batch."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias, target = (torch.randn(*s, generator=draw) for s in ((32, 24), (16, 24), (16,), (32, 16)))
+    A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
+    y = lora_forward(x, weight, bias, A, B, alpha=8)
+    F.mse_loss(y, target).backward()
+    return (y - F.linear(x, weight, bias)).abs().max().item(), A.grad.norm().item(), B.grad.norm().item()
+
+
+torch.manual_seed(0)
+A, zero_B = lora_init(24, 16, 4)
+zero_A, B = torch.zeros(4, 24), torch.randn(16, 4)
+starts = {"B zero": (A, zero_B), "A zero": (zero_A, B), "both zero": (zero_A, zero_B), "neither": (A, B)}
+seen = {name: first_gradients(*start) for name, start in starts.items()}
+for name, (moved, for_A, for_B) in seen.items():
+    print(f"{name:9}  output {'the same' if moved == 0 else 'changed '}  gradient of A {for_A:.2f}, of B {for_B:.2f}")
+
+assert seen["B zero"][:2] == (0, 0) and seen["B zero"][2] > 0  # A's gradient is zero exactly, not nearly
+assert seen["both zero"] == (0, 0, 0)
+
+# %% [markdown]
+# With `B` at zero the model is the base model, and the first gradient of `A` is exactly zero: only `B` moves in step one. Both
+# at zero is a trap without a door: no gradient ever reaches either. Neither at zero changes the model before it has seen a
+# single example. And `A` at zero would do as well as `B` at zero; that the world chose `B` is a convention, and files are
+# written by it.
+#
+# ### 3. The gradients
+#
+# {{lora-gradients}}
+#
+# Autograd will do this for you. Once by hand, and you see why `A` had to wait. Write
+# `lora_gradients(x, g, A, B, alpha)`, which returns the gradient of `A` and that of `B`. Here `g` is the gradient of the loss for
+# the layer's output, so it has the output's shape; its leading dimensions and those of `x` are the same.
+
+
+# %%
+def lora_gradients(x, g, A, B, alpha):
+    """The gradients of A, (r, d_in), and of B, (d_out, r), given g, that of the output, (..., d_out)."""
+    ### BEGIN SOLUTION
+    scale = alpha / A.shape[0]
+    x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return scale * B.T @ g.T @ x, scale * g.T @ (x @ A.T)
+    ### END SOLUTION
+
+
+# %%
+check("lora-gradients", lora_gradients)
+
+# %% [markdown]
+# Both gradients need `x`, or at least `A @ x`: so what enters each adapted layer is kept in memory until the backward pass,
+# frozen weight or not. This is why LoRA saves less memory than its parameter count suggests.
+#
+# With your gradients you can train without autograd. A frozen layer of this size is to become another one, which differs from
+# it by an update of rank two. How far are `A` and `B` from their start after each step?
+
+# %%
+draw = torch.Generator().manual_seed(1)
+x, weight = torch.randn(256, 24, generator=draw), torch.randn(16, 24, generator=draw)
+target = F.linear(x, weight + torch.randn(16, 2, generator=draw) @ torch.randn(2, 24, generator=draw) / 4)
+
+torch.manual_seed(0)
+A, B = lora_init(24, 16, 4)
+A0, B0, moved, losses = A, B, [(0.0, 0.0)], []
+for step in range(60):
+    y = lora_forward(x, weight, torch.zeros(16), A, B, alpha=8)
+    losses.append(F.mse_loss(y, target).item())
+    for_A, for_B = lora_gradients(x, 2 * (y - target) / y.numel(), A, B, alpha=8)
+    A, B = A - 0.5 * for_A, B - 0.5 * for_B
+    moved.append(((A - A0).norm().item(), (B - B0).norm().item()))
+
+assert moved[1][0] == 0 and moved[1][1] > 0, "in step one only B moves"
+assert moved[2][0] > 0, "in step two A moves as well"
+assert losses[-1] < 0.1 * losses[0]
+print(f"loss {losses[0]:.2f} at the start, {losses[-1]:.2f} after {len(losses)} steps")
+
+# %%
+figures.show(
+    figures.lines(
+        range(61),
+        {"A": [a for a, _ in moved], "B": [b for _, b in moved]},
+        "How far each matrix is from its start",
+        "step",
+        "distance (norm)",
+    ),
+    alt="Two curves over sixty steps of training. B leaves zero at the first step and rises at once; A follows later and "
+    "stays below.",
+)
+
+# %% [markdown]
+# ### 4. Freeze
+#
+# {{freeze}}
+#
+# A parameter is trained if its flag `requires_grad` is on. Write `freeze(model)`: afterwards only the parameters called `lora_A`
+# or `lora_B` have it on, whatever it was before. Return the list of their full names.
+
+
+# %%
+def freeze(model):
+    """Switch training on for lora_A and lora_B alone; returns their full names."""
+    ### BEGIN SOLUTION
+    names = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.split(".")[-1] in ("lora_A", "lora_B")
+        if parameter.requires_grad:
+            names.append(name)
+    return names
+    ### END SOLUTION
+
+
+# %%
+check("freeze", freeze)
+
+# %% [markdown]
+# ### 5. Attach
+#
+# {{lora-attach}}
+#
+# You will not rewrite anybody's model. PyTorch lets you hang a function on a layer, a **forward hook**: it is called after the
+# layer with `(layer, inputs, output)`, and what it returns takes the output's place. `inputs` is a tuple; `x` is its first entry.
+#
+# Write `attach(model, targets, r, alpha)`:
+#
+# - for each linear layer whose path (its name in `model.named_modules()`) is a target or ends in a dot and a target, make `A`
+#   and `B` and keep them as parameters `lora_A` and `lora_B` *of that layer*, so that the model knows them;
+# - hang a hook on the layer that adds their update to its output;
+# - freeze everything else;
+# - return a dict from each adapted layer's path to its pair `(A, B)`.
+
+
+# %%
+def attach(model, targets, r, alpha):
+    """Put LoRA on the linear layers that `targets` names; returns {path: (A, B)}."""
+    ### BEGIN SOLUTION
+
+    def add_update(layer, inputs, y):
+        return y + alpha / r * F.linear(F.linear(inputs[0], layer.lora_A), layer.lora_B)
+
+    adapters = {}
+    for path, layer in model.named_modules():
+        if any(f".{path}".endswith(f".{target}") for target in targets):
+            A, B = lora_init(layer.in_features, layer.out_features, r)
+            layer.lora_A, layer.lora_B = nn.Parameter(A), nn.Parameter(B)
+            layer.register_forward_hook(add_update)
+            adapters[path] = layer.lora_A, layer.lora_B
+    freeze(model)
+    return adapters
+    ### END SOLUTION
+
+
+# %%
+check("lora-attach", attach)
+
+# %% [markdown]
+# <details><summary>Help, I see <code>element 0 of tensors does not require grad and does not have a grad_fn</code></summary>
+#
+# Nothing that leads to the loss is trainable. Either the model was frozen *after* `A` and `B` had been added, and they with it,
+# or your hook returns nothing, so that its sum is thrown away and the layer's own output goes on.
+#
+# </details>
+#
+# Now on a real model, although a small one. `polyglot-350k` writes numbers as words, in the three languages it was trained on.
+# A tag says which language is wanted.
+
+# %%
+model, tokenizer = pl.lab.load_base("polyglot-350k")
+questions = ["<en>342=", "<es>342=", "<fr>342=", "<it>342="]
+before = polyglot.ask(model, tokenizer, questions)
+for question, answer in zip(questions, before):
+    print(question, answer)
+
+# %%
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+R, ALPHA = 8, 16
+
+base = {name: p.detach().clone() for name, p in model.named_parameters()}  # as it was, to compare with later
+batch = tokenizer(questions, return_tensors="pt")
+with torch.no_grad():
+    base_logits = model(**batch).logits
+
+torch.manual_seed(0)
+adapters = attach(model, TARGETS, R, ALPHA)
+with torch.no_grad():
+    assert torch.equal(model(**batch).logits, base_logits), "with B at zero the model must answer bit for bit as before"
+
+in_closed_form = sum(R * (A.shape[1] + B.shape[0]) for A, B in adapters.values())
+print(len(adapters), "layers have an adapter")
+print(pl.count(model))
+assert pl.count(model).trainable == in_closed_form
+
+# %% [markdown]
+# The same answers to the last bit: your adapters are there, and add nothing yet. On a model this small they are not few in
+# proportion; on large ones they are. The word it wrote for Italian is in no language, for it has never seen that tag trained.
+#
+# ### 6. Merge
+#
+# {{lora-merge}}
+#
+# An adapter that runs beside its layer costs a little time at each call. It need not: $W + \frac{\alpha}{r} BA$ is a matrix of the
+# same shape as $W$, and can take its place. You could compute it from the formula. Here is a way that needs no formula and works
+# for *every* method of this course that can be merged at all: ask the layer. Any function of the form $f(x) = W x + b$ tells you $b$
+# and the columns of $W$, if you choose well what to ask it.
+#
+# Write `merged(f, d_in)`, which returns the weight, `(d_out, d_in)`, and the bias, `(d_out,)`, of such a function.
+
+
+# %%
+def merged(f, d_in):
+    """Weight and bias of an affine function f that takes (..., d_in)."""
+    ### BEGIN SOLUTION
+    bias = f(torch.zeros(d_in))
+    return (f(torch.eye(d_in)) - bias).T, bias
+    ### END SOLUTION
+
+
+# %%
+check("lora-merge", merged)
+
+# %% [markdown]
+# The layer with your hook on it is such a function. Ask it, once with random values in `B` so that there is something to find.
+
+# %%
+path = "model.layers.0.mlp.down_proj"
+layer, (A, B) = model.get_submodule(path), adapters[path]
+with torch.no_grad():
+    B.normal_(generator=torch.Generator().manual_seed(0))
+    weight, bias = merged(layer, layer.in_features)
+    by_formula = layer.weight + ALPHA / R * B @ A
+    print(f"largest difference from the formula: {(weight - by_formula).abs().max():.0e}")
+    assert torch.allclose(weight, by_formula, atol=1e-4)
+    assert not bias.any()  # this layer has no bias, and LoRA adds none
+    B.zero_()  # back to the start
+
+# %% [markdown]
+# ### 7. Merge in place, and back
+#
+# {{lora-unmerge}}
+#
+# Models are often kept in 16 bits, mostly as **bfloat16**, which has eight bits for the digits of a number where float32 has
+# twenty-four. Write two functions. `merge(layer, update)` adds a float32 `update` to `layer.weight`, rounds the sum once to the
+# precision of the layer, and returns whatever you will need to undo it. `unmerge(layer, kept)` puts the weight back *bit for bit*.
+# The layer keeps its precision and stays frozen.
+
+
+# %%
+def merge(layer, update):
+    """Add `update` (d_out, d_in) to the layer's weight; returns what `unmerge` needs."""
+    ### BEGIN SOLUTION
+    kept = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.copy_(kept.float() + update)
+    return kept
+    ### END SOLUTION
+
+
+def unmerge(layer, kept):
+    """Put the layer's weight back bit for bit."""
+    ### BEGIN SOLUTION
+    with torch.no_grad():
+        layer.weight.copy_(kept)
+    ### END SOLUTION
+
+
+# %%
+check("lora-unmerge", (merge, unmerge))
+
+# %% [markdown]
+# What does the rounding cost? A random weight and a random update of rank eight; the update is made a tenth, a hundredth, a
+# thousandth of the weight's size. After the merge, how much of the update is missing from the weight?
+
+
+# %%
+def lost(weight, update, dtype):
+    """The share of the update that rounding to `dtype` takes away: the norm of what is missing by the norm of the update."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False).to(dtype).requires_grad_(False)
+    layer.weight.copy_(weight)
+    start = layer.weight.double()
+    merge(layer, update)
+    return ((layer.weight.double() - start - update).norm() / update.norm()).item()
+
+
+draw = torch.Generator().manual_seed(0)
+weight = torch.randn(512, 512, generator=draw)
+update = torch.randn(512, 8, generator=draw) @ torch.randn(8, 512, generator=draw)
+update *= weight.norm() / update.norm()  # now as large as the weight
+
+sizes = [0.3, 0.1, 0.03, 0.01, 0.003, 0.001]
+names = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+shares = {name: [lost(weight, size * update, dtype) for size in sizes] for name, dtype in names.items()}
+for size in (0.1, 0.01, 0.001):
+    i = sizes.index(size)
+    print(f"update of {size:5.1%}: bfloat16 loses {shares['bfloat16'][i]:5.1%}, float16 {shares['float16'][i]:5.1%}")
+assert shares["bfloat16"][1] < 0.05 < shares["bfloat16"][3] < 0.5 < shares["bfloat16"][5]
+
+# %%
+figures.show(
+    figures.lost_in_merge(sizes, shares),
+    alt="Three falling lines on logarithmic axes: the share of an update lost in a merge against its size. The smaller the "
+    "update, the more is lost; bfloat16 loses most of an update of a thousandth, float16 about a fifth of it, float32 "
+    "next to nothing at any size.",
+)
+
+# %% [markdown]
+# The update is rounded to the steps in which the *weight* can be written, and those do not get finer because the update is
+# small. So: merge in float32 where you can, keep the adapter's file in any case, and measure after a merge rather than trust
+# it. The same rounding is why `unmerge` must keep a copy and cannot subtract.
+#
+# ### 8. Save
+#
+# {{lora-save}}
+#
+# An adapter is worth keeping apart from its model: one base, many small files. Written as `peft` writes them, they load anywhere.
+# Here is what `peft` writes for two layers of the model above.
+
+# %%
+from peft import LoraConfig, PeftModel, get_peft_model
+
+with tempfile.TemporaryDirectory() as folder:
+    theirs, _ = pl.lab.load_base("polyglot-350k")
+    two = [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
+    get_peft_model(theirs, LoraConfig(r=R, target_modules=two)).save_pretrained(folder)
+    for name, tensor in load_file(Path(folder) / "adapter_model.safetensors").items():
+        print(name, tuple(tensor.shape))
+
+# %% [markdown]
+# Write `lora_tensors(adapters)`: from a dict like the one `attach` returns, make the dict of names and tensors that goes into such
+# a file.
+
+
+# %%
+def lora_tensors(adapters):
+    """{name in the file: tensor} for {path: (A, B)}."""
+    ### BEGIN SOLUTION
+    tensors = {}
+    for path, (A, B) in adapters.items():
+        tensors[f"base_model.model.{path}.lora_A.weight"] = A.detach()
+        tensors[f"base_model.model.{path}.lora_B.weight"] = B.detach()
+    return tensors
+    ### END SOLUTION
+
+
+# %%
+check("lora-save", lora_tensors)
+
+# %% [markdown]
+# Beside the tensors lies a small text file that says what they are. With it, saving is complete.
+
+
+# %%
+def save(adapters, folder, targets, r, alpha):
+    """Write both files of an adapter; returns the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.contiguous().clone() for name, t in lora_tensors(adapters).items()}
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "r": r, "lora_alpha": alpha, "target_modules": targets, "task_type": None}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+    return folder
+
+
+# %% [markdown]
+# ## Run it on real models
+#
+# Everything from here on runs on the functions you wrote. The training loop is the course's own, and you can read it:
+# `peftlab/lab/training.py`. You can stop it at any time with the notebook's stop button; what was learnt stays.
+#
+# ### Italian
+#
+# The model has seen English, Spanish and French, never Italian. How many of the numbers that were left out of training does it
+# write without a single wrong letter? While it trains, keep the update of one layer every few steps, to look at afterwards.
+
+# %%
+languages = ["it", "en", "es", "fr"]
+before = {language: polyglot.accuracy(model, tokenizer, language) for language in languages}
+
+WATCHED = "model.layers.1.mlp.down_proj"
+snapshots = {}
+
+
+def keep_update(run=None):
+    A, B = adapters[WATCHED]
+    step = run.step if run else 0
+    if step % 5 == 0 or step <= 5:
+        snapshots[step] = (ALPHA / R * B @ A).detach().clone()  # (d_out, d_in)
+
+
+# %% tags=["nbval-ignore-output", "heavy"]
+keep_update()
+run = train(
+    model, polyglot.dataset("it"), answers(tokenizer), steps=150, lr=1e-2, batch_size=32, on_step=keep_update
+)  # fmt: skip
+after = {language: polyglot.accuracy(model, tokenizer, language) for language in languages}
+for language in languages:
+    print(f"{polyglot.LANGUAGES[language]:8} before {before[language]:6.1%}   after {after[language]:6.1%}")
+print(polyglot.ask(model, tokenizer, ["<it>342=", "<it>777="]))
+
+# %%
+assert before["it"] == 0 and after["it"] > 0.8, "the adapter is to have learnt Italian"
+assert before["en"] > 0.9 and after["en"] < 0.5, "and with it on, English is gone"
+assert all(torch.equal(p, base[name]) for name, p in model.named_parameters() if name in base)
+
+# %% [markdown]
+# It learnt Italian in seconds, and the third assertion holds: not one bit of the base weights has moved. Now look at the other
+# lines. With the adapter *on*, English, Spanish and French are gone. Both things are true at once. The knowledge is still in
+# the weights, and the model does not show it, because what runs is the base *plus* the adapter. Put `B` back to zero, and it is
+# there again:
+
+# %%
+kept = {path: B.detach().clone() for path, (_, B) in adapters.items()}
+with torch.no_grad():
+    for _, B in adapters.values():
+        B.zero_()
+    assert torch.equal(model(**batch).logits, base_logits), "with the adapter off, the base model bit for bit"
+    off = polyglot.accuracy(model, tokenizer, "en")
+    for path, (_, B) in adapters.items():
+        B.copy_(kept[path])  # and on again
+print(f"English with the adapter switched off: {off:.1%}, as before: {off == before['en']}")
+
+# %% [markdown]
+# Now merge it, into a model without any hook. If all is right, the merged model writes what the adapted one writes, and does
+# no more work than the base did.
+
+# %%
+baked, _ = pl.lab.load_base("polyglot-350k")
+kept = {path: merge(baked.get_submodule(path), (ALPHA / R * B @ A).detach()) for path, (A, B) in adapters.items()}
+
+few = polyglot.dataset("it", "test")["prompt"][:50]
+assert polyglot.ask(baked, tokenizer, few) == polyglot.ask(model, tokenizer, few)
+with torch.no_grad():
+    gap = (baked(**batch).logits - model(**batch).logits).abs().max().item()
+assert gap < 1e-2
+forward = {name: pl.multiplications(m, **batch)[0] for name, m in (("adapted", model), ("merged", baked))}
+print(f"multiplications of a forward pass: adapted {forward['adapted']:,}, merged {forward['merged']:,}")
+
+for path, weight in kept.items():
+    unmerge(baked.get_submodule(path), weight)
+assert all(torch.equal(p, base[name]) for name, p in baked.named_parameters())
+print("unmerged: every weight is back, bit for bit")
+
+# %% [markdown]
+# ### Praise or blame
+#
+# An **encoder** turns a sentence into a vector. On top of `minilm-l6` comes a **head**, one new linear layer from the vector to
+# two classes. The sentences are from film reviews; people rated them, and those they did not agree about are left out.
+#
+# The head starts at random, so it must be trained too. But your `attach` freezes everything it does not know.
+
+# %%
+torch.manual_seed(0)
+encoder, encoder_tokenizer = pl.lab.load_base("minilm-l6")
+classifier = pl.lab.MeanPoolClassifier(encoder, num_labels=2)
+film_adapters = attach(classifier, ["query", "value"], r=8, alpha=16)
+classifier.classifier.requires_grad_(True)  # the head learns along
+print(pl.count(classifier))
+
+movies, unseen = pl.lab.sentiment("movies", "train"), pl.lab.sentiment("movies", "test").select(range(400))
+collate = texts(encoder_tokenizer, max_length=48)
+
+# %% tags=["nbval-ignore-output", "heavy"]
+run = train(classifier, movies, collate, steps=40, lr=3e-3, batch_size=16)
+result = evaluate(classifier, unseen, collate)
+error = (result.accuracy * (1 - result.accuracy) / result.labels) ** 0.5
+print(f"right on {result.accuracy:.1%} of {result.labels} unseen sentences, give or take {2 * error:.1%}")
+
+# %%
+majority = max(unseen["label"].count(0), unseen["label"].count(1)) / len(unseen)
+assert result.accuracy - 2 * error > majority, "better than always giving the commoner answer, beyond chance"
+assert all(B.any() for _, B in film_adapters.values()), "every B has moved"
+
+# %% [markdown]
+# <details><summary>Help, I see: the loss fell, but reloaded the model only guesses</summary>
+#
+# The head was trained and not saved. An adapter's file holds `A` and `B`; a new head must go along. In `peft` that is
+# `modules_to_save=["classifier"]`, in this course's package as well. If the accuracy after loading is another one each time, it is
+# nearly always this.
+#
+# </details>
+#
+# ### A format it did not know
+#
+# `smollm2-135m` was tuned to answer in sentences. It is to answer with nothing but the name, in double brackets. There are
+# two dozen examples, in batches of four, for a dozen steps. The countries it is asked about afterwards are not among them.
+
+# %%
+capitals = {
+    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Portugal": "Lisbon", "Greece": "Athens",
+    "Austria": "Vienna", "Poland": "Warsaw", "Norway": "Oslo", "Finland": "Helsinki", "Hungary": "Budapest",
+    "Russia": "Moscow", "India": "Delhi", "Egypt": "Cairo", "Kenya": "Nairobi", "Canada": "Ottawa", "Peru": "Lima",
+    "Chile": "Santiago", "Iraq": "Baghdad", "Thailand": "Bangkok", "Bulgaria": "Sofia", "Romania": "Bucharest",
+    "Morocco": "Rabat", "Mexico": "Mexico City",
+}  # fmt: skip
+asked = {
+    "Japan": "Tokyo", "China": "Beijing", "Sweden": "Stockholm", "Denmark": "Copenhagen", "Ireland": "Dublin",
+    "Belgium": "Brussels", "Turkey": "Ankara", "Vietnam": "Hanoi", "Iran": "Tehran", "Cuba": "Havana",
+    "Ukraine": "Kyiv", "Argentina": "Buenos Aires",
+}  # fmt: skip
+examples = [{"prompt": f"What is the capital of {c}?", "answer": f"[[{name}]]"} for c, name in capitals.items()]
+
+talker, talker_tokenizer = pl.lab.load_base("smollm2-135m")
+talker_tokenizer.padding_side = "left"  # so that all prompts of a batch end at the same place
+
+
+def reply(prompts, tokens=14):
+    """What the model answers to each prompt, greedily."""
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    chats = [talker_tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
+    batch = talker_tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False)
+    written = talker.generate(**batch, max_new_tokens=tokens, do_sample=False)[:, batch["input_ids"].shape[1] :]
+    return [text.strip() for text in talker_tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
+def in_format(answers):
+    return sum(a.startswith("[[") and a.endswith("]]") for a in answers)
+
+
+def right(answers):
+    return sum(capital in a for a, capital in zip(answers, asked.values()))
+
+
+prompts = [f"What is the capital of {country}?" for country in asked]
+others = ["What is 2 plus 2?", "Who wrote Hamlet?"]
+
+# %% tags=["nbval-ignore-output", "heavy"]
+answers_before, others_before = reply(prompts), reply(others)
+
+torch.manual_seed(0)
+talker_adapters = attach(talker, ["q_proj", "v_proj"], r=8, alpha=16)
+run = train(talker, examples, answers(talker_tokenizer, chat=True), steps=12, lr=2e-3, batch_size=4)
+talker.eval()
+answers_after, others_after = reply(prompts), reply(others)
+
+for before_, after_ in zip(answers_before + others_before, answers_after + others_after):
+    print(f"{before_[:48]:50}{after_}")
+print(f"\nin the format: {in_format(answers_before)} before, {in_format(answers_after)} after, of {len(asked)}")
+print(f"the right capital in it: {right(answers_before)} before, {right(answers_after)} after")
+
+# %%
+print(pl.count(talker))
+assert in_format(answers_before) == 0 and in_format(answers_after) >= 9
+assert right(answers_before) >= 3  # the facts were the base model's own; nobody taught them here
+
+# %% [markdown]
+# The format is learnt, from next to nothing, by a small fraction of the parameters. Now compare the two columns word by word.
+# Some capitals that it knew are wrong now, others are right that were wrong before; and the questions that have nothing to do
+# with capitals may be answered differently too. A format was asked for, and more than the format changed.
+#
+# Your own updates, beside the random ones of the merging exercise: how large are they, and what would merging them into a
+# bfloat16 model lose?
+
+
+# %% tags=["nbval-ignore-output"]
+def size_and_loss(model, adapters, path, scale):
+    weight, update = model.get_submodule(path).weight.detach(), (scale * adapters[path][1] @ adapters[path][0]).detach()
+    weight = weight.bfloat16().float()
+    return ((update.norm() / weight.norm()).item(), lost(weight, update, torch.bfloat16))
+
+
+yours = {
+    "your Italian\n(bfloat16)": size_and_loss(model, adapters, WATCHED, ALPHA / R),
+    "your format\n(bfloat16)": size_and_loss(talker, talker_adapters, "model.layers.15.self_attn.q_proj", 2),
+}
+for name, (size, share) in yours.items():
+    print(f"{name.splitlines()[0]}: {size:.1%} of the weight's size; merging in bfloat16 would lose {share:.1%} of it")
+assert yours["your Italian\n(bfloat16)"][1] < yours["your format\n(bfloat16)"][1]
+
+# %% [markdown]
+# ## See
+#
+# The update you kept while the model learnt Italian, at a few steps, on one colour scale. It starts at nothing and grows; the
+# stripes are its low rank: each row is a mixture of the same few rows.
+
+# %%
+shown = {step: snapshots[step] for step in (0, 5, 15, 40, 150)}
+assert not snapshots[0].any() and snapshots[150].any()
+assert all(torch.linalg.matrix_rank(u) <= R for u in snapshots.values())
+figures.show(
+    figures.growth(shown, "What training adds to one weight"),
+    alt="Five pictures of the same update matrix, at step 0, 5, 15, 40 and 150 of training. The first is blank; the stripes "
+    "of a low-rank matrix appear and grow stronger from one to the next.",
+)
+
+# %% [markdown]
+# The same with sliders: drag the step, or reach it with Tab and use the arrow keys. The second slider keeps only the strongest
+# ranks of the update. How early are all of them in use? How many make up nearly everything at the end?
+
+# %%
+widgets.growing_update(snapshots, base[f"{WATCHED}.weight"], R)
+
+# %% [markdown]
+# ## The library
+#
+# ### The same training
+#
+# `peft` on the same model, with the same `A` to begin with, the same batches, the same optimizer. If what you built is LoRA, every
+# loss of twenty steps must agree. Double precision, so that the order in which you multiplied does not matter.
+
+# %%
+mine, theirs = (pl.lab.load_base("polyglot-350k")[0].double() for _ in range(2))
+torch.manual_seed(0)
+my_adapters = attach(mine, TARGETS, R, ALPHA)
+mine.double()
+theirs = get_peft_model(theirs, LoraConfig(r=R, lora_alpha=ALPHA, target_modules=TARGETS)).double()
+with torch.no_grad():
+    for path, (A, B) in my_adapters.items():
+        their_layer = theirs.get_submodule(f"base_model.model.{path}")
+        their_layer.lora_A["default"].weight.copy_(A)
+        their_layer.lora_B["default"].weight.copy_(B)
+
+how = {"steps": 20, "lr": 1e-3, "batch_size": 16, "progress": False}
+data, collate = polyglot.dataset("it"), answers(tokenizer)
+my_losses, their_losses = (train(m, data, collate, **how).losses for m in (mine, theirs))
+gap = max(abs(a - b) for a, b in zip(my_losses, their_losses))
+print(f"loss {my_losses[0]:.3f} at the first step, {my_losses[-1]:.3f} at the last; with peft", end=" ")
+print(f"{their_losses[0]:.3f} and {their_losses[-1]:.3f}")
+assert gap <= 1e-6 and my_losses[-1] < my_losses[0]
+print("every loss agrees to one in a million:", gap <= 1e-6)
+
+# %% [markdown]
+# ### The same file
+#
+# Save what you trained on `smollm2-135m`, and let `peft` load it onto a fresh base.
+
+# %% tags=["heavy"]
+folder = save(talker_adapters, Path(tempfile.mkdtemp()) / "brackets", ["q_proj", "v_proj"], 8, 16)
+base_talker, _ = pl.lab.load_base("smollm2-135m")
+loaded = PeftModel.from_pretrained(base_talker, folder)
+
+batch = talker_tokenizer(["What is the capital of Japan?"], return_tensors="pt")
+with torch.no_grad():
+    my_logits = talker(**batch).logits
+    gap = (loaded(**batch).logits - my_logits).abs().max().item()
+assert gap < 1e-3
+print("peft loads what you trained, and gives the same logits:", gap < 1e-3)
+
+adapter_bytes = (folder / "adapter_model.safetensors").stat().st_size
+model_bytes = sum(p.numel() * p.element_size() for p in base_talker.parameters() if not p.requires_grad)
+print(f"the adapter's file: {adapter_bytes / 1e6:.1f} MB; a copy of the model: {model_bytes / 1e6:.0f} MB")
+assert adapter_bytes < model_bytes / 50
+
+# %% [markdown]
+# <details><summary>Help, I see: <code>Found missing adapter keys while loading the checkpoint</code></summary>
+#
+# It is a warning, and the model runs; but tensors were not found under the names `peft` looks for, and those adapters stay at
+# their start, where they do nothing. Print the keys of your file beside those above: a missing `base_model.model.`, an
+# adapter's name in the middle, or a missing `.weight` is enough.
+#
+# </details>
+#
+# ### The same in one line
+#
+# The package of this course is what you wrote, for more methods. It attaches with a pair of hooks, merges by asking the layer,
+# keeps a copy for unmerging, and reads and writes `peft`'s files. From the next lesson on you will use it.
+
+# %%
+from peftlab.methods import LoRA
+
+ours, tokenizer = pl.lab.load_base("polyglot-350k")
+pl.attach(ours, LoRA, TARGETS, name="italian", r=R, lora_alpha=ALPHA)
+print(pl.count(ours))
+
+folder = save(adapters, Path(tempfile.mkdtemp()) / "italian", TARGETS, R, ALPHA)
+pl.load(ours, folder, name="yours")  # what you trained by hand
+batch = tokenizer(questions, return_tensors="pt")
+with torch.no_grad():
+    gap = (ours(**batch).logits - model(**batch).logits).abs().max().item()
+assert gap < 1e-3
+
+pl.use(ours, "italian")  # untrained: B is zero
+with torch.no_grad():
+    assert torch.equal(ours(**batch).logits, base_logits)
+pl.use(ours, "yours")
+pl.merge(ours)
+pl.unmerge(ours)
+assert all(torch.equal(p, base[name]) for name, p in ours.named_parameters() if name in base)
+print("loaded, switched, merged, unmerged:", polyglot.ask(ours, tokenizer, ["<it>342="])[0] != before)
+
+# %% [markdown]
+# And the other way round: what `peft` trained in the twenty steps above, saved by `peft`, loads here.
+
+# %%
+theirs.save_pretrained(folder.parent / "from-peft")
+pl.load(ours.double(), folder.parent / "from-peft", name="from_peft")
+with torch.no_grad():
+    gap = (ours(**batch).logits - theirs(**batch).logits).abs().max().item()
+assert gap < 1e-3
+print("peft's file gives the same logits here:", gap < 1e-3)
+
+# %% [markdown]
+# ## Read the result
+#
+# **What it shows.** The few lines you wrote are LoRA: they train as the library's do, and the files go both ways. An update of
+# low rank was enough to learn a new language in a small world, a simple classification and a format. The five claims that
+# are usually made for LoRA stand like this:
+#
+# | claim | here |
+# | --- | --- |
+# | *the base's knowledge stays intact, for its weights do not change* (C6) | true of the weights, to the last bit; with the adapter on, the model lost three languages it knew |
+# | *a product of two narrow matrices does the work of a full update* (C7) | it did in these three tasks; that it always does is not shown here. Lesson 02 asks which updates have a low rank |
+# | *only `A` and `B` are trained, and the start is the base model* (C8) | holds exactly, by construction: you checked both |
+# | *it can be merged, and then costs nothing* (C9) | holds up to rounding: harmless in float32, while bfloat16 takes the more the smaller the update is |
+# | *versions can be swapped without full copies* (C10) | holds: one base, one small file for each version |
+#
+# **What it does not show.** Each of these is one run with one seed. Nothing was compared with full fine-tuning, with training the
+# head alone, or with another rank or learning rate, so nothing here says that LoRA is better than any of them; the
+# sentences about films are too few and the training too short for that. Lessons 09 and 10 make those comparisons. That the other
+# languages vanished says something about these settings: whether it must be so is the question of lesson 09.
+#
+# **Negative results, said aloud.** The adapter that learnt Italian made the model useless for anything else while it is on. The one
+# that learnt a format also changed answers it was not asked to change. And merging can lose what was learnt without any error
+# message.
+
+# %% [markdown]
+# ## Go further
+#
+# - Train Italian again with rank one. Does it still learn it, and does it lose less English? Change `R`, run from *Attach* down.
+# - Learn Turkish (`"tr"`), which is not related to the three languages: does the same rank do?
+# - An open question: `A` is random and, in wide layers, hardly moves. Can it stay frozen for good (LoRA-FA,
+#   [arXiv:2308.03303](https://arxiv.org/abs/2308.03303)), and from which width on does it not matter?
+# - To keep an adapter you trained, call `save` with a folder of your own: those above are temporary.
+#
+# Sources: LoRA, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685). The library: `peft`, Apache-2.0. The sentences: Hutto and
+# Gilbert, ICWSM 2014. The course's own LoRA is one screen long: `peftlab/methods/lora.py`.
