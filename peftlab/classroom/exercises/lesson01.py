@@ -1,6 +1,6 @@
 """Lesson 01, what fine-tuning costs: bytes, parameters and multiplications, counted before they are measured."""
 
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, NotAttempted, Question, Unexpected
 from ..observing import given
 
 LESSON = "01-what-fine-tuning-costs"
@@ -230,10 +230,19 @@ kept_numbers = Exercise(
     ],
 )
 
-READS = {"query": "x", "key": "x", "value": "x", "attention.output": "context", "intermediate": "middle", "output": "act"}
+READS = {
+    "query": "x",
+    "key": "x",
+    "value": "x",
+    "attention.output": "context",
+    "intermediate": "middle",
+    "output": "act",
+}
 
 
-def kept(tokens, d, ff, trained, always=("q", "k", "v", "context", "sum1", "sum2", "pre"), reads=READS, wide=("pre", "act")):
+def kept(
+    tokens, d, ff, trained, always=("q", "k", "v", "context", "sum1", "sum2", "pre"), reads=READS, wide=("pre", "act")
+):
     """Numbers kept by one block: `always` and what the trained layers read, each tensor once."""
     tensors = {*always, *(reads[name] for name in trained)}
     return tokens * sum(ff if t in wide else d for t in tensors)
@@ -306,8 +315,9 @@ kept_numbers.slip(
     "The input of the block is kept once for each of query, key and value that is trained. "
     "All three read the same tensor: how often does it have to be kept?"
 )(
-    lambda tokens, d, ff, trained: kept(tokens, d, ff, trained)
-    + tokens * d * max(0, len(trained & {"query", "key", "value"}) - 1),
+    lambda tokens, d, ff, trained: (
+        kept(tokens, d, ff, trained) + tokens * d * max(0, len(trained & {"query", "key", "value"}) - 1)
+    ),
     "input-three-times",
 )
 _kept(
@@ -322,7 +332,7 @@ _kept(
     always=[t for t in ALWAYS if t != "pre"],
 )
 _kept(
-    "The norms keep nothing in your count. Look at their line in the table: there are two of them in a block.",
+    "The norms keep nothing in your count. Look at their line in the table: how many of them are in a block?",
     "forgets-the-norms",
     always=[t for t in ALWAYS if t[:3] != "sum"],
 )
@@ -352,7 +362,14 @@ kept_numbers.slip(
 _kept(
     "You keep what the trained layers *give*. The gradient of a weight is made of what went *in*: how wide is that for `intermediate` and `output`?",
     "outputs-for-inputs",
-    reads={"query": "q", "key": "k", "value": "v", "attention.output": "gave1", "intermediate": "pre", "output": "gave2"},
+    reads={
+        "query": "q",
+        "key": "k",
+        "value": "v",
+        "attention.output": "gave1",
+        "intermediate": "pre",
+        "output": "gave2",
+    },
 )
 _kept(
     "The input of `output` is d wide in your count. It comes out of the widened middle of the block: how wide is it?",
@@ -705,7 +722,10 @@ def settings_cases(seed):
 @find_settings.observe
 def look_settings(answer, case):
     given(answer, dict, "`settings`")
-    if missing := [k for k in GOALS if answer.get(k) in (None, ...)]:
+    missing = [k for k in GOALS if answer.get(k) in (None, ...)]
+    if len(missing) == len(GOALS):
+        raise NotAttempted
+    if missing:
         raise Unexpected(f"No setting yet for {', '.join(missing)}.")
     if bad := [k for k in GOALS if not isinstance(answer[k], int) or answer[k] < 1]:
         raise Unexpected(f"A rank or a width is a whole number, at least 1: look at {', '.join(bad)}.")
