@@ -139,7 +139,7 @@ pl.lab.figures.show(
 #
 # `smollm2-135m` is a **decoder**: it continues text, one token after the other, and was tuned to answer.
 
-# %%
+# %% tags=["heavy"]
 decoder, decoder_tokenizer = pl.lab.load_base("smollm2-135m")
 
 
@@ -157,7 +157,7 @@ assert "Paris" in answer
 # %% [markdown]
 # It knows a fact. Does it do as it is told?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["heavy", "nbval-ignore-output"]
 print(ask("Say hello in Italian. Answer with one word."))
 
 # %% [markdown]
@@ -166,7 +166,7 @@ print(ask("Say hello in Italian. Answer with one word."))
 # Both models are small so that everything here runs on your machine, without a graphics card. How many numbers are they
 # made of? Each of these **parameters** was learnt.
 
-# %%
+# %% tags=["heavy"]
 print("minilm-l6:   ", f"{pl.count(encoder).total:>11,} parameters")
 print("smollm2-135m:", f"{pl.count(decoder).total:>11,} parameters")
 

@@ -3,7 +3,7 @@
 _where = {
     "check": "checking",
     "find": "exercise",
-    "exercises": "exercise",
+    "all_exercises": "exercise",
     "Exercise": "exercise",
     "predict": "predict",
 }

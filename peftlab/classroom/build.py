@@ -35,6 +35,7 @@ def lessons():
 
 def build_lessons(*names, execute=True):
     """Write `notebooks/NAME.ipynb` for each name (default: all). Without `execute`, outputs stay if no code changed."""
+    names, execute = [n for n in names if n != "--no-execute"], execute and "--no-execute" not in names
     if unknown := set(names) - set(lessons()):
         raise SystemExit(f"no lesson is called {', '.join(unknown)}; there are: {', '.join(lessons())}")
     for name in names or lessons():
@@ -96,10 +97,8 @@ def complete(name, source=None):
                 solution.metadata["nbgrader"] = nbgrader(exercise.id + (f"-{i + 1}" if i else ""), solution=True)
             open_solutions = []
             if exercise.points:
-                hidden = (
-                    f'### BEGIN HIDDEN TESTS\ncheck("{exercise.id}", {answer}, seed=1).grade()\n### END HIDDEN TESTS\n'
-                )
-                cell.source = cell.source[: checked.start()] + hidden + cell.source[checked.start() :]
+                hidden = f'check("{exercise.id}", {answer}, seed=1).grade()'
+                cell.source += f"\n### BEGIN HIDDEN TESTS\n{hidden}\n### END HIDDEN TESTS"
                 cell.metadata["nbgrader"] = nbgrader(f"{exercise.id}-check", points=exercise.points)
             if exercise.hints:
                 cells.append(nbformat.v4.new_markdown_cell(hints(exercise)))

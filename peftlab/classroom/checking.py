@@ -3,11 +3,14 @@
 import dis
 import html
 import linecache
+import sys
 import sysconfig
 import traceback
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
 
 import torch
 
@@ -32,7 +35,10 @@ class Result:
         return self.state == "correct"
 
     def grade(self):
-        """For grading cells: raise AssertionError with the message unless the answer is correct."""
+        """For grading cells: show the card, and raise AssertionError with the message unless the answer is correct."""
+        from IPython.display import display
+
+        display(self)
         if not self:
             raise AssertionError(f"{self.exercise}: {self.state}. {self.message}")
 
@@ -95,7 +101,7 @@ def observations(exercise, answer, seed):
     """[{what: value} per case]; an error inside the answer is observed as {"error": its type, "told": the sentence}."""
     out = []
     for i, case in enumerate(exercise.draw(seed)):
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with _quietly():
             torch.manual_seed(1000 * seed + i)
             try:
                 out.append(exercise.look(answer, case))
@@ -106,6 +112,14 @@ def observations(exercise, answer, seed):
             except Exception as e:  # noqa: BLE001 - whatever the learner's code raises
                 out.append({"error": type(e).__name__, "told": explain(e)})
     return out
+
+
+@contextmanager
+def _quietly():
+    """Leave torch's random numbers as they were, and nothing on stderr: nbgrader takes a mere warning for a failure."""
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), redirect_stderr(sys.stdout), catch_warnings():
+        simplefilter("ignore")
+        yield
 
 
 @lru_cache(maxsize=256)

@@ -29,7 +29,7 @@ def learner_copy(notebook):
             if SOLUTION.search(cell.source):
                 solutions.append(SOLUTION.sub(r"\2", cell.source).strip())
                 cell.source = SOLUTION.sub(stub, cell.source).rstrip()
-            cell.source = HIDDEN.sub("", cell.source)
+            cell.source = HIDDEN.sub("", cell.source).rstrip()
             if CHECK.search(cell.source) and solutions:
                 text = "\n\n".join(f"```python\n{s}\n```" for s in solutions)
                 due = [nbformat.v4.new_markdown_cell(folded("A solution", text), id=f"{cell.id}-solution")]

@@ -136,7 +136,7 @@ class Question(Exercise):
         return {"your choice": answer.strip().lower()}
 
 
-def exercises(lesson=None):
+def all_exercises(lesson=None):
     """Every exercise, in the order of the lessons; or those of one lesson ("03" or "03-lora")."""
     rooms = import_module("peftlab.classroom.exercises")
     for room in sorted(m.name for m in iter_modules(rooms.__path__)):
@@ -145,7 +145,7 @@ def exercises(lesson=None):
 
 
 def find(id):
-    known = {e.id: e for e in exercises()}
+    known = {e.id: e for e in all_exercises()}
     if id not in known:
         raise KeyError(f"no exercise is called {id!r}; there are: {', '.join(known)}")
     return known[id]

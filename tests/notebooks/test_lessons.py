@@ -1,0 +1,140 @@
+"""Every committed lesson: made from its source, executed, complete, readable by everyone; and what nbval does not see."""
+
+import re
+
+import nbformat
+import pytest
+
+from peftlab.classroom import build
+from peftlab.classroom.build import CHECK, NOTEBOOKS, fingerprint
+from peftlab.classroom.copies import STUB, learner_copy
+from peftlab.classroom.exercise import Question, find
+
+LESSONS = [pytest.param(n, id=n) for n in build.lessons()]
+each_lesson = pytest.mark.parametrize("name", LESSONS)
+
+
+def stored(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def code(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def text_of(output):
+    data = output.get("data", {})
+    return "\n".join([output.get("text", ""), *(str(data[k]) for k in data if k.startswith("text/"))])
+
+
+def test_there_are_lessons_and_each_has_both_files():
+    assert build.lessons() == sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb")) and build.lessons()
+
+
+@each_lesson
+def test_regenerating_gives_what_is_committed(name):
+    made, committed = build.complete(name), stored(name)
+    for cell in code(committed):
+        cell.outputs, cell.execution_count = [], None
+    assert made == committed, "run `python3 tasks.py build`"
+
+
+@each_lesson
+def test_every_cell_was_run_in_order_without_an_error(name):
+    cells = [c for c in code(stored(name)) if c.source.strip()]
+    assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
+    assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
+
+
+@each_lesson
+def test_every_picture_says_in_words_what_it_shows(name):
+    for cell in code(stored(name)):
+        for output in cell.outputs:
+            for kind in [k for k in output.get("data", {}) if k.startswith("image/")]:
+                alt = output.get("metadata", {}).get(kind, {}).get("alt", "")
+                assert len(alt.split()) >= 8, f"a figure of {cell.id} has the alt text {alt!r}"
+
+
+@each_lesson
+def test_nothing_of_the_machine_it_was_made_on_is_left(name):
+    notebook = stored(name)
+    assert "widgets" not in notebook.metadata and "execution" not in str([c.metadata for c in notebook.cells])
+    outputs = "\n".join(text_of(o) for c in code(notebook) for o in c.outputs)
+    found = re.findall(r"(?:/home/|/root|/Users/|/tmp/|/work/|/opt/|[A-Z]:\\\\|site-packages)\S*", outputs)
+    assert not found, found
+    assert "model_id" not in str([o.get("data") for c in code(notebook) for o in c.outputs])
+
+
+@each_lesson
+def test_the_header_says_minutes_seconds_and_what_comes_before(name):
+    head = "\n".join(c.source for c in stored(name).cells[:2])
+    assert re.search(r"^# \d\d ", head) and "Before this:" in head
+    assert re.search(r"\*\*\d+ minutes\*\* of reading and doing", head)
+    seconds = re.search(r"\*\*(\d+) (seconds|minutes?)\*\* of computing", head)
+    assert seconds and int(seconds[1]) * (1 if seconds[2] == "seconds" else 60) <= 180
+
+
+# Numbers that come from no cell, and why they may stand in prose.
+KNOWN = {
+    "00-start-here": {"-1": "the least value of a cosine", "90": "degrees"},
+}
+# links, code, formulas, what is folded, and a year at the end of a parenthesis (Somebody, 2014) are no claims of ours
+PLAIN = re.compile(
+    r"https?://\S+|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<details>.*?</details>|arXiv:\S+|\([^()]*(?:19|20)\d\d\)", re.DOTALL
+)
+NUMBER = re.compile(r"(?<![\w.,-])-?\d[\d,]*(?:\.\d+)?(?![\w.,]*\d)")
+
+
+@each_lesson
+def test_numbers_in_prose_occur_in_an_output_or_in_code(name):
+    """0 to 12, the lesson's header and numbers of lessons are free; every other number must be found above or below."""
+    notebook = stored(name)
+    shown = "\n".join([c.source for c in code(notebook)] + [text_of(o) for c in code(notebook) for o in c.outputs])
+    seen = {n.replace(",", "") for n in re.findall(r"-?\d[\d,]*(?:\.\d+)?", shown)}
+    seen |= {n.lstrip("-") for n in seen}
+    lost = []
+    for cell in [c for c in notebook.cells if c.cell_type == "markdown"][1:]:
+        prose = re.sub(r"(?i)lessons? \d\d|\*\*Build it:.*?\*\* \(.*?\)", "", PLAIN.sub("", cell.source))
+        for number in NUMBER.findall(prose):
+            plain = number.replace(",", "").rstrip(".")
+            small = re.fullmatch(r"\d|1[0-2]", plain)
+            if not small and plain not in seen and plain not in KNOWN.get(name, {}):
+                lost.append(f"{number} in {cell.id}")
+    assert not lost, f"numbers that no cell produced (see KNOWN in this file): {lost}"
+
+
+@each_lesson
+def test_the_solutions_earn_every_point(name):
+    points = 0
+    for cell in code(stored(name)):
+        if asked := CHECK.search(cell.source):
+            exercise = find(asked[1])
+            assert exercise.lesson == name, f"{exercise.id} belongs to {exercise.lesson}"
+            assert any(f"✓ {exercise.id}: correct." in text_of(o) for o in cell.outputs), exercise.id
+            points += cell.metadata.get("nbgrader", {}).get("points", 0)
+    assert points == sum(e.points for e in build_exercises(name)), "an exercise of this lesson is not asked in it"
+
+
+def build_exercises(name):
+    from peftlab.classroom import all_exercises
+
+    return [e for e in all_exercises(name) if not isinstance(e, Question)]
+
+
+@each_lesson
+def test_an_untouched_copy_earns_nothing_and_every_error_is_explained(name):
+    """The copy is run as a learner would, on and on; the cells marked heavy, which need a solution, are left out."""
+    from nbclient import NotebookClient
+
+    copy = learner_copy(stored(name))
+    assert fingerprint(copy) == fingerprint(learner_copy(stored(name)))
+    options = {"timeout": 300, "allow_errors": True, "skip_cells_with_tag": "heavy", "record_timing": False}
+    NotebookClient(copy, resources={"metadata": {"path": str(NOTEBOOKS)}}, **options).execute()
+    errors = [o for c in code(copy) for o in c.outputs if o.output_type == "error"]
+    if errors:  # what comes after the first is its consequence
+        assert errors[0].ename == "NotImplementedError" and errors[0].evalue in STUB, errors[0].evalue
+    for cell in code(copy):
+        if asked := CHECK.search(cell.source):
+            told = "".join(text_of(o) for o in cell.outputs)
+            assert f"{asked[1]}: not attempted." in told, f"{asked[1]}: {told or cell.outputs}"
+        assert "SOLUTION" not in cell.source and "HIDDEN" not in cell.source
