@@ -61,7 +61,12 @@ figures.show(
 d_in = d_out = 4096  # one square layer of a model with seven thousand million parameters
 for r in (1, 8, 64):
     trained = r * (d_in + d_out)
-    print(f"r = {r:2}: {trained:>9,} trained of {d_in * d_out:,}, {trained / (d_in * d_out):.2%}")
+    print(f"r = {r:2}: {trained:>7,} trained of {d_in * d_out:,}, {trained / (d_in * d_out):.2%};", end="  ")
+    print(f"alpha / r = {8 / r:.3f} at alpha = 8")
+
+# %% [markdown]
+# The last column is a trap that many fall into: raise the rank, leave $\alpha$ at its default, and the same $BA$ counts for less
+# and less.
 
 # %% [markdown]
 # ## Build it
@@ -184,7 +189,7 @@ target = F.linear(x, weight + torch.randn(16, 2, generator=draw) @ torch.randn(2
 torch.manual_seed(0)
 A, B = lora_init(24, 16, 4)
 A0, B0, moved, losses = A, B, [(0.0, 0.0)], []
-for step in range(60):
+for step in range(20):
     y = lora_forward(x, weight, torch.zeros(16), A, B, alpha=8)
     losses.append(F.mse_loss(y, target).item())
     for_A, for_B = lora_gradients(x, 2 * (y - target) / y.numel(), A, B, alpha=8)
@@ -199,14 +204,14 @@ print(f"loss {losses[0]:.2f} at the start, {losses[-1]:.2f} after {len(losses)} 
 # %%
 figures.show(
     figures.lines(
-        range(61),
+        range(21),
         {"A": [a for a, _ in moved], "B": [b for _, b in moved]},
         "How far each matrix is from its start",
         "step",
         "distance (norm)",
+        marks=20,
     ),
-    alt="Two curves over sixty steps of training. B leaves zero at the first step and rises at once; A follows later and "
-    "stays below.",
+    alt="Two curves over twenty steps of training. B leaves zero with the first step, A only with the second; both level off.",
 )
 
 # %% [markdown]
@@ -313,7 +318,8 @@ assert pl.count(model).trainable == in_closed_form
 
 # %% [markdown]
 # The same answers to the last bit: your adapters are there, and add nothing yet. On a model this small they are not few in
-# proportion; on large ones they are. The word it wrote for Italian is in no language, for it has never seen that tag trained.
+# proportion; on large ones they are. Asked for Italian, a tag it has never met in training, it fell back on French, and
+# miscounted.
 #
 # ### 6. Merge
 #
@@ -349,7 +355,7 @@ with torch.no_grad():
     B.normal_(generator=torch.Generator().manual_seed(0))
     weight, bias = merged(layer, layer.in_features)
     by_formula = layer.weight + ALPHA / R * B @ A
-    print(f"largest difference from the formula: {(weight - by_formula).abs().max():.0e}")
+    print("the same weight as by the formula:", torch.allclose(weight, by_formula, atol=1e-4))
     assert torch.allclose(weight, by_formula, atol=1e-4)
     assert not bias.any()  # this layer has no bias, and LoRA adds none
     B.zero_()  # back to the start
@@ -436,14 +442,19 @@ figures.show(
 # Here is what `peft` writes for two layers of the model above.
 
 # %%
+import warnings
+
 from peft import LoraConfig, PeftModel, get_peft_model
 
-with tempfile.TemporaryDirectory() as folder:
-    theirs, _ = pl.lab.load_base("polyglot-350k")
-    two = [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
-    get_peft_model(theirs, LoraConfig(r=R, target_modules=two)).save_pretrained(folder)
-    for name, tensor in load_file(Path(folder) / "adapter_model.safetensors").items():
-        print(name, tuple(tensor.shape))
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing`")  # peft asks transformers by a name that will change
+here = tempfile.TemporaryDirectory()  # files of this page; gone when its kernel stops
+
+theirs, _ = pl.lab.load_base("polyglot-350k")
+two = [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
+theirs = get_peft_model(theirs, LoraConfig(r=R, target_modules=two))
+theirs.save_pretrained(f"{here.name}/two", save_embedding_layers=False)
+for name, tensor in load_file(f"{here.name}/two/adapter_model.safetensors").items():
+    print(name, tuple(tensor.shape))
 
 # %% [markdown]
 # Write `lora_tensors(adapters)`: from a dict like the one `attach` returns, make the dict of names and tensors that goes into such
@@ -496,7 +507,7 @@ def save(adapters, folder, targets, r, alpha):
 languages = ["it", "en", "es", "fr"]
 before = {language: polyglot.accuracy(model, tokenizer, language) for language in languages}
 
-WATCHED = "model.layers.1.mlp.down_proj"
+WATCHED = "model.layers.1.self_attn.v_proj"
 snapshots = {}
 
 
@@ -509,9 +520,8 @@ def keep_update(run=None):
 
 # %% tags=["nbval-ignore-output", "heavy"]
 keep_update()
-run = train(
-    model, polyglot.dataset("it"), answers(tokenizer), steps=150, lr=1e-2, batch_size=32, on_step=keep_update
-)  # fmt: skip
+data, collate = polyglot.dataset("it"), answers(tokenizer)
+run = train(model, data, collate, steps=150, lr=1e-2, batch_size=32, on_step=keep_update)
 after = {language: polyglot.accuracy(model, tokenizer, language) for language in languages}
 for language in languages:
     print(f"{polyglot.LANGUAGES[language]:8} before {before[language]:6.1%}   after {after[language]:6.1%}")
@@ -548,7 +558,8 @@ baked, _ = pl.lab.load_base("polyglot-350k")
 kept = {path: merge(baked.get_submodule(path), (ALPHA / R * B @ A).detach()) for path, (A, B) in adapters.items()}
 
 few = polyglot.dataset("it", "test")["prompt"][:50]
-assert polyglot.ask(baked, tokenizer, few) == polyglot.ask(model, tokenizer, few)
+same = sum(a == b for a, b in zip(polyglot.ask(baked, tokenizer, few), polyglot.ask(model, tokenizer, few)))
+assert same >= 49, "rounding may turn one word where the model hesitates, no more"
 with torch.no_grad():
     gap = (baked(**batch).logits - model(**batch).logits).abs().max().item()
 assert gap < 1e-2
@@ -636,10 +647,6 @@ def in_format(answers):
     return sum(a.startswith("[[") and a.endswith("]]") for a in answers)
 
 
-def right(answers):
-    return sum(capital in a for a, capital in zip(answers, asked.values()))
-
-
 prompts = [f"What is the capital of {country}?" for country in asked]
 others = ["What is 2 plus 2?", "Who wrote Hamlet?"]
 
@@ -654,18 +661,21 @@ answers_after, others_after = reply(prompts), reply(others)
 
 for before_, after_ in zip(answers_before + others_before, answers_after + others_after):
     print(f"{before_[:48]:50}{after_}")
+was, now = ([capital in a for a, capital in zip(column, asked.values())] for column in (answers_before, answers_after))
 print(f"\nin the format: {in_format(answers_before)} before, {in_format(answers_after)} after, of {len(asked)}")
-print(f"the right capital in it: {right(answers_before)} before, {right(answers_after)} after")
+print(f"the right capital in it: {sum(was)} before, {sum(now)} after;", end=" ")
+print(f"known before and wrong now: {sum(w and not n for w, n in zip(was, now))}")
 
 # %%
 print(pl.count(talker))
 assert in_format(answers_before) == 0 and in_format(answers_after) >= 9
-assert right(answers_before) >= 3  # the facts were the base model's own; nobody taught them here
+assert sum(was) >= 3, "the facts are the base model's own: nobody taught them here"
+assert others_after != others_before, "answers that have nothing to do with it have changed as well"
 
 # %% [markdown]
-# The format is learnt, from next to nothing, by a small fraction of the parameters. Now compare the two columns word by word.
-# Some capitals that it knew are wrong now, others are right that were wrong before; and the questions that have nothing to do
-# with capitals may be answered differently too. A format was asked for, and more than the format changed.
+# The format is learnt, from next to nothing, by a small fraction of the parameters. Now compare the two columns word by word:
+# which capitals did it know that are wrong now, which the other way round? And the last two questions have nothing to do with
+# capitals. A format was asked for, and more than the format changed.
 #
 # Your own updates, beside the random ones of the merging exercise: how large are they, and what would merging them into a
 # bfloat16 model lose?
@@ -689,8 +699,8 @@ assert yours["your Italian\n(bfloat16)"][1] < yours["your format\n(bfloat16)"][1
 # %% [markdown]
 # ## See
 #
-# The update you kept while the model learnt Italian, at a few steps, on one colour scale. It starts at nothing and grows; the
-# stripes are its low rank: each row is a mixture of the same few rows.
+# The update you kept while the model learnt Italian, at a few steps, on one colour scale. It starts at nothing; the stripes that
+# appear are its low rank, for each row is a mixture of the same few rows.
 
 # %%
 shown = {step: snapshots[step] for step in (0, 5, 15, 40, 150)}
@@ -698,16 +708,39 @@ assert not snapshots[0].any() and snapshots[150].any()
 assert all(torch.linalg.matrix_rank(u) <= R for u in snapshots.values())
 figures.show(
     figures.growth(shown, "What training adds to one weight"),
-    alt="Five pictures of the same update matrix, at step 0, 5, 15, 40 and 150 of training. The first is blank; the stripes "
-    "of a low-rank matrix appear and grow stronger from one to the next.",
+    alt="Five pictures of the same update matrix, at step 0, 5, 15, 40 and 150 of training. The first is blank; horizontal "
+    "and vertical stripes appear and grow strong.",
 )
 
 # %% [markdown]
 # The same with sliders: drag the step, or reach it with Tab and use the arrow keys. The second slider keeps only the strongest
-# ranks of the update. How early are all of them in use? How many make up nearly everything at the end?
+# ranks of the update. How early does the picture look like its end? How many ranks make up nearly everything?
 
 # %%
 widgets.growing_update(snapshots, base[f"{WATCHED}.weight"], R)
+
+# %% [markdown]
+# Nearly everything of the *size* need not be nearly everything of the *task*. Cut every update down to its strongest ranks, merge
+# what is left into a base model, and let it count in Italian.
+
+# %% tags=["nbval-ignore-output"]
+counted = {}
+for ranks in (1, 2, 4, R):
+    for path, (A, B) in adapters.items():
+        U, S, Vh = torch.linalg.svd((ALPHA / R * B @ A).detach(), full_matrices=False)
+        layer = baked.get_submodule(path)
+        kept[path] = merge(layer, U[:, :ranks] * S[:ranks] @ Vh[:ranks])
+    counted[ranks] = polyglot.accuracy(baked, tokenizer, "it")
+    for path, weight in kept.items():
+        unmerge(baked.get_submodule(path), weight)
+    print(f"{ranks} of {R} ranks kept in every layer: {counted[ranks]:6.1%} of the numbers right")
+
+# %%
+assert counted[1] < counted[R] and abs(counted[R] - after["it"]) < 0.02
+
+# %% [markdown]
+# This cuts an adapter that was *trained* with all its ranks. One trained with a single rank from the start may do better than
+# this one cut down to one: training would know what it has. *Go further* asks you to try.
 
 # %% [markdown]
 # ## The library
@@ -744,7 +777,7 @@ print("every loss agrees to one in a million:", gap <= 1e-6)
 # Save what you trained on `smollm2-135m`, and let `peft` load it onto a fresh base.
 
 # %% tags=["heavy"]
-folder = save(talker_adapters, Path(tempfile.mkdtemp()) / "brackets", ["q_proj", "v_proj"], 8, 16)
+folder = save(talker_adapters, f"{here.name}/brackets", ["q_proj", "v_proj"], 8, 16)
 base_talker, _ = pl.lab.load_base("smollm2-135m")
 loaded = PeftModel.from_pretrained(base_talker, folder)
 
@@ -781,7 +814,7 @@ ours, tokenizer = pl.lab.load_base("polyglot-350k")
 pl.attach(ours, LoRA, TARGETS, name="italian", r=R, lora_alpha=ALPHA)
 print(pl.count(ours))
 
-folder = save(adapters, Path(tempfile.mkdtemp()) / "italian", TARGETS, R, ALPHA)
+folder = save(adapters, f"{here.name}/italian", TARGETS, R, ALPHA)
 pl.load(ours, folder, name="yours")  # what you trained by hand
 batch = tokenizer(questions, return_tensors="pt")
 with torch.no_grad():
@@ -795,14 +828,14 @@ pl.use(ours, "yours")
 pl.merge(ours)
 pl.unmerge(ours)
 assert all(torch.equal(p, base[name]) for name, p in ours.named_parameters() if name in base)
-print("loaded, switched, merged, unmerged:", polyglot.ask(ours, tokenizer, ["<it>342="])[0] != before)
+print("loaded, switched, merged, unmerged: the same logits, and the base's weights bit for bit")
 
 # %% [markdown]
 # And the other way round: what `peft` trained in the twenty steps above, saved by `peft`, loads here.
 
 # %%
-theirs.save_pretrained(folder.parent / "from-peft")
-pl.load(ours.double(), folder.parent / "from-peft", name="from_peft")
+theirs.save_pretrained(f"{here.name}/from-peft", save_embedding_layers=False)
+pl.load(ours.double(), f"{here.name}/from-peft", name="from_peft")
 with torch.no_grad():
     gap = (ours(**batch).logits - theirs(**batch).logits).abs().max().item()
 assert gap < 1e-3
@@ -813,7 +846,7 @@ print("peft's file gives the same logits here:", gap < 1e-3)
 #
 # **What it shows.** The few lines you wrote are LoRA: they train as the library's do, and the files go both ways. An update of
 # low rank was enough to learn a new language in a small world, a simple classification and a format. The five claims that
-# are usually made for LoRA stand like this:
+# are usually made for LoRA stand like this (the numbers are those of the course's list of claims):
 #
 # | claim | here |
 # | --- | --- |

@@ -149,7 +149,7 @@ def lines(x, series, title, xlabel, ylabel, marks=8):
     for i, (name, y) in enumerate(series.items()):
         offset = i * every // max(1, len(series))            # markers of two lines that coincide stand side by side
         axes.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markevery=(offset, every), label=name)
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None), xlim=(0, None))
     if len(series) > 1:
         fig.legend(loc="outside right center", frameon=False)
     return fig
@@ -176,13 +176,18 @@ def lost_in_merge(sizes, lost, yours=()):
 
 def growth(updates, title):
     """Snapshots of one matrix during training, on one colour scale: `updates` maps a step to a (d_out, d_in) tensor."""
-    fig = Figure(figsize=(8.2, 2.5), layout="constrained")
+    fig = Figure(figsize=(8.2, 2.4), layout="constrained")
     panels = fig.subplots(1, len(updates), sharey=True)
-    limit = max(float(u.abs().max()) for u in updates.values())
+    limit = colour_limit(updates.values())
     for axes, (step, update) in zip(panels, updates.items()):
         image = axes.imshow(update.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set(title=f"step {step}", xlabel="what enters", xticks=[], yticks=[])
     panels[0].set_ylabel("what leaves")
-    fig.colorbar(image, ax=panels, label="change of one weight")
+    fig.colorbar(image, ax=panels, label="change of one weight", extend="both")
     fig.suptitle(title)
     return fig
+
+
+def colour_limit(matrices):
+    """Where the colours of several matrices on one scale end: three times the spread of the widest, so that few lie beyond."""
+    return 3 * max(float(m.std()) for m in matrices) or 1.0

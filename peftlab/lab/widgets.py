@@ -2,7 +2,7 @@
 
 from html import escape
 
-from peftlab.lab.figures import PALETTE
+from peftlab.lab.figures import PALETTE, colour_limit
 
 
 def explore(draw, **choices):
@@ -83,8 +83,7 @@ def growing_update(updates, weight, r):
     import torch
 
     factors = {step: torch.linalg.svd(u, full_matrices=False) for step, u in updates.items()}
-    limit = max(float(u.abs().max()) for u in updates.values()) or 1.0
-    last, size = list(updates)[-1], float(weight.norm())
+    limit, last, size = colour_limit(updates.values()), list(updates)[-1], float(weight.norm())
 
     def draw(step, ranks_kept):
         U, S, Vh = factors[step]
