@@ -99,6 +99,9 @@ class FullFineTuning(Adapter):
         super().__init__(layer)
         if not layer._parameters:
             raise TypeError(f"a {type(layer).__name__} has no parameters of its own to copy: name the layers inside it")
+        if getattr(layer, "weight", None) is not None and "weight" not in layer._parameters:
+            raise TypeError(f"the weight of this {type(layer).__name__} is stored in a form that cannot be trained: "
+                            "leave the layer out when you quantize the model")
         self.copy = bare_copy(layer)
 
     @property

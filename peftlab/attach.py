@@ -16,7 +16,7 @@ class Switch:
         self.active = ()                                     # names, in the order in which they run
         self.rows = None                                     # inside `mix`: one name (or None) per example
         self.merged = ()                                     # names that are baked into the weights
-        self.inserted = 0                                    # positions that virtual tokens added to this forward pass
+        self.inserted = 0, None                              # positions that virtual tokens added to this forward pass
         self.recipe = {}                                     # name -> (method, target_modules, options)
         self.was_trainable = {n for n, p in model.named_parameters() if p.requires_grad}
 
@@ -98,7 +98,8 @@ def attach(model, method, target_modules=None, name="default", modules_to_save=N
     if issubclass(method, virtual_tokens.VirtualTokens):
         if target_modules is not None:
             raise ValueError(f"{method.__name__} changes no layer: leave target_modules out")
-        tokens = method(model, **options).to(next(model.parameters()).device)
+        reader = virtual_tokens.reader(model)
+        tokens = method(reader, **options).to(next(model.parameters()).device)
     else:
         for path, layer in targets(model, target_modules):
             new.append((layer, method(layer, **method.per_layer(path, **options))))
@@ -120,8 +121,8 @@ def attach(model, method, target_modules=None, name="default", modules_to_save=N
         device = next((p.device for p in layer._parameters.values() if p is not None), next(model.parameters()).device)
         layer.adapters[name] = adapter.to(device).train(model.training)
     if tokens is not None:
-        virtual_tokens.hook(model)
-        model.virtual_tokens[name] = tokens.train(model.training)
+        virtual_tokens.hook(reader, model.switch)
+        reader.virtual_tokens[name] = tokens.train(model.training)
     model.switch.recipe[name] = (method, target_modules, {**options, "modules_to_save": modules_to_save})
     use(model, name)
     return model
@@ -173,8 +174,8 @@ def adapted(model, name=None):
 def parameters(model, name):
     """The trained parameters of the adapter `name`, wherever they sit."""
     found = [p for _, layer in adapted(model, name) for p in layer.adapters[name].parameters()]
-    if name in getattr(model, "virtual_tokens", {}):
-        found += model.virtual_tokens[name].parameters()
+    if name in virtual_tokens.on(model):
+        found += virtual_tokens.on(model)[name].parameters()
     return list({id(p): p for p in found}.values())
 
 
@@ -220,7 +221,7 @@ def detach(model, keep_merged=False):
         for extra in ("adapters", "switch", "hooks", "unmerged"):
             if hasattr(layer, extra):
                 delattr(layer, extra)
-    virtual_tokens.unhook(model)
+    virtual_tokens.unhook(virtual_tokens.reader(model))
     if hasattr(model, "switch"):                             # gone already if the model itself was an adapted layer
         del model.switch
     for n, p in model.named_parameters():

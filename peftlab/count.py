@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from peftlab.adapter import is_conv1d
+from peftlab.adapter import FullFineTuning, is_conv1d
 from peftlab.virtual_tokens import VirtualTokens
 
 
@@ -47,16 +47,18 @@ def count(model):
                  sum(p.numel() * p.element_size() for p in ps), size, 2 * size)
 
 
-def closed_form(model, method, target_modules=None, **options):
-    """The number of parameters that `attach(model, method, target_modules, **options)` will train, without attaching.
+def closed_form(model, method, target_modules=None, modules_to_save=None, **options):
+    """The number of parameters that `attach` with these arguments will train, without attaching.
 
     Uses the layers' shapes alone, so it works for models on the "meta" device too.
     """
     from peftlab.attach import targets
+    copies = targets(model, modules_to_save) if modules_to_save else ()
+    copied = sum(FullFineTuning.count_layer(layer) for _, layer in copies)
     if issubclass(method, VirtualTokens):
-        return method.count(model.config, **options)
-    return sum(method.count_layer(layer, **method.per_layer(path, **options))
-               for path, layer in targets(model, target_modules))
+        return copied + method.count(model.config, **options)
+    return copied + sum(method.count_layer(layer, **method.per_layer(path, **options))
+                        for path, layer in targets(model, target_modules))
 
 
 def saved_activations(model, **batch):

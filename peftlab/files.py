@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from peftlab.adapter import Adapter
 from peftlab.attach import _known, _refuse_if_merged, adapted, attach, detach, use
-from peftlab.virtual_tokens import VirtualTokens, cache_shape
+from peftlab.virtual_tokens import VirtualTokens, cache_shape, on
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -20,15 +20,17 @@ _NO_MATTER = {"peft_type", "target_modules", "task_type", "inference_mode", "bas
               "bias", "lora_dropout", "module_dropout", "rank_dropout", "eps", "mini_r", "block_share", "ensure_weight_tying", "token_dim", "num_layers", "num_attention_heads",
               "num_transformer_submodules", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
               "tokenizer_kwargs", "encoder_hidden_size", "modules_to_save", "loftq_config", "eva_config", "corda_config",
-              "qalora_group_size", "prompt_tuning_init_state_dict_path", "init_prompt_tuning_kwargs"}
+              "qalora_group_size", "megatron_core", "prompt_tuning_init_state_dict_path", "init_prompt_tuning_kwargs"}
 
 
 def tensors(model, name):
     """{name in the file: our parameter} of the adapter `name`."""
     found = {theirs if theirs.startswith("base_model.") else f"base_model.model.{path}.{theirs}": attrgetter(ours)(layer.adapters[name])
              for path, layer in adapted(model, name) for ours, theirs in layer.adapters[name].keys.items()}
-    if name in getattr(model, "virtual_tokens", {}):
-        tokens = model.virtual_tokens[name]
+    if name in on(model):
+        tokens = on(model)[name]
+        # `peft` names the copies beside virtual tokens without "model."
+        found = {k.replace("base_model.model.", "base_model.", 1): p for k, p in found.items()}
         found |= {theirs: attrgetter(ours)(tokens) for ours, theirs in tokens.keys.items()}
     return found
 
@@ -43,12 +45,12 @@ def save(model, folder, name="default"):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     method, targets, options = model.switch.recipe[name]
-    config = {"peft_type": method.peft_type or method.__name__, "task_type": _task(model), "inference_mode": True,
+    config = {"peft_type": method.peft_type or method.__name__, "task_type": _task(model, name), "inference_mode": True,
               "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
               "target_modules": list(targets) if isinstance(targets, (list, tuple, set)) else targets,
               **method.config, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}
     if issubclass(method, VirtualTokens):
-        config |= _shape_of(model)
+        config |= _shape_of(on(model)[name], model.config)
         config.pop("target_modules")
     for file, write in ((WEIGHTS, lambda p: save_file({k: v.detach().cpu().contiguous() for k, v in
                                                        tensors(model, name).items()}, p, {"format": "pt"})),
@@ -89,8 +91,11 @@ def load(model, folder, name="default"):
     options = {k: config[k] for k in known & set(config) if k not in ("self", "layer", "model", "path")}
     if issubclass(method, VirtualTokens):
         options = {"num_virtual_tokens": config["num_virtual_tokens"]}
+    # `peft` writes down what a head may be called, "classifier" and "score": one that does not exist is none of them
+    copies = [end for end in dict.fromkeys(config.get("modules_to_save") or ())
+              if any(path == end or path.endswith("." + end) for path, _ in model.named_modules())]
     before = model.switch.active if hasattr(model, "switch") else None
-    attach(model, method, config.get("target_modules"), name, config.get("modules_to_save"), **options)
+    attach(model, method, config.get("target_modules"), name, copies or None, **options)
     try:
         _fill(tensors(model, name), state, folder / WEIGHTS)
     except ValueError:
@@ -124,8 +129,8 @@ def forget(model, name):
     _known(model, [name], "forget")
     for _, layer in adapted(model, name):
         del layer.adapters[name]
-    if name in getattr(model, "virtual_tokens", {}):
-        del model.virtual_tokens[name]
+    if name in on(model):
+        del on(model)[name]
     del model.switch.recipe[name]
     model.switch.active = tuple(n for n in model.switch.active if n != name)
 
@@ -163,13 +168,21 @@ def _plain(value):
     return getattr(value, "__name__", type(value).__name__)
 
 
-def _task(model):
-    name = type(model).__name__
-    return "CAUSAL_LM" if name.endswith(("ForCausalLM", "LMHeadModel")) else \
-        "SEQ_CLS" if name.endswith("ForSequenceClassification") else None
+def _task(model, name):
+    """What `peft` makes of the file. For classification it wants a trained head in there, unless it says nothing."""
+    if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        return "CAUSAL_LM"
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        head = any(hasattr(getattr(model, head, None), "adapters") and name in getattr(model, head).adapters
+                   for head in ("classifier", "score"))
+        return "SEQ_CLS" if head or name in on(model) else None
+    return None
 
 
-def _shape_of(model):
-    layers, heads, width = cache_shape(model.config)
+def _shape_of(tokens, config):
+    """The width of one virtual token as `peft` writes it: of the hidden state, or of one layer's keys."""
+    layers, heads, width = cache_shape(config)
+    if tokens.key_values is None:
+        heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     return {"token_dim": heads * width, "num_layers": layers, "num_attention_heads": heads,
             "num_transformer_submodules": 1}

@@ -8,6 +8,7 @@ from torch import nn
 
 from peftlab.adapter import is_conv1d
 from peftlab.attach import _dtype, _known, _refuse_if_merged, adapted, use
+from peftlab.virtual_tokens import on
 
 
 def merge(model):
@@ -19,7 +20,7 @@ def merge(model):
     _refuse_if_merged(model, "merge")
     if not names:
         raise ValueError("no adapter is switched on: call use(model, name) before merge(model)")
-    if any(name in getattr(model, "virtual_tokens", {}) for name in names):
+    if any(name in on(model) for name in names):
         raise ValueError("virtual tokens are read beside your text, they change no weight: they cannot be merged")
     if model.switch.rows is not None:
         raise ValueError("leave the mix block before you merge")

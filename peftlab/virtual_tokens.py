@@ -19,6 +19,8 @@ class VirtualTokens(nn.Module):
 
     def __init__(self, model, num_virtual_tokens):
         super().__init__()
+        if not hasattr(model, "get_input_embeddings"):
+            raise ValueError(f"virtual tokens need a model of transformers, which a {type(model).__name__} is not")
         if num_virtual_tokens < 1:
             raise ValueError(f"num_virtual_tokens is {num_virtual_tokens}: give at least one")
         self.num_virtual_tokens = num_virtual_tokens
@@ -37,9 +39,19 @@ def cache_shape(config):
     return config.num_hidden_layers, heads, width
 
 
-def hook(model):
+def reader(model):
+    """The part of a model that turns token ids into embeddings: the model itself, or the transformer inside it."""
+    return next((m for m in model.modules() if hasattr(m, "get_input_embeddings")), model)
+
+
+def on(model):
+    """{name: virtual tokens} of a model."""
+    return getattr(reader(model), "virtual_tokens", {})
+
+
+def hook(model, switch):
     if not hasattr(model, "virtual_tokens"):
-        model.virtual_tokens = nn.ModuleDict()
+        model.virtual_tokens, model.switch = nn.ModuleDict(), switch
         model.token_hooks = (model.register_forward_pre_hook(_enter, with_kwargs=True),
                              model.register_forward_hook(_leave, with_kwargs=True))
 
@@ -48,11 +60,13 @@ def unhook(model):
     if hasattr(model, "virtual_tokens"):
         for handle in model.token_hooks:
             handle.remove()
-        del model.virtual_tokens, model.token_hooks
+        for extra in ("virtual_tokens", "token_hooks", "switch"):
+            if hasattr(model, extra):
+                delattr(model, extra)
 
 
 def refuse_two(model, names):
-    two = [n for n in names if n in getattr(model, "virtual_tokens", {})]
+    two = [n for n in names if n in on(model)]
     if len(two) > 1:
         raise ValueError(f"{' and '.join(two)} are both made of virtual tokens: use one of them at a time")
 
@@ -90,6 +104,7 @@ def _stack(rows, kind, like):
 
 
 def _enter(model, args, kw):
+    model.switch.inserted = 0, None
     names = list(inspect.signature(model.forward).parameters)
     kw = {**dict(zip(names, args)), **kw}
     ids = kw.get("input_ids") if kw.get("input_ids") is not None else kw.get("inputs_embeds")
@@ -115,7 +130,14 @@ def _enter(model, args, kw):
     kw.pop("cache_position", None)                           # counted without the virtual tokens: let the model count
     if "position_ids" in names:
         new = embeds.shape[1] if embeds is not None and first else 0
-        kw["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -(time + new):]
+        place = (mask.cumsum(1) - 1).clamp(min=0)[:, -(time + new):]
+        if None in rows:                                     # the base model counts as it always does
+            own = kw.get("position_ids")
+            if own is None:
+                own = torch.arange(time, device=ids.device) + (0 if first else cache.get_seq_length() - front.shape[1])
+            bare = ones.new_tensor([t is None for t in rows])[:, None].bool()
+            place = torch.cat([place[:, :new], torch.where(bare, own, place[:, new:])], 1)
+        kw["position_ids"] = place
     if first and kv is not None:
         if model.training and any(getattr(m, "gradient_checkpointing", False) for m in model.modules()):
             raise ValueError("prefix tuning needs the cache, which gradient checkpointing switches off: "
@@ -135,15 +157,27 @@ def _enter(model, args, kw):
             kw["token_type_ids"] = F.pad(kw["token_type_ids"], (n, 0))
         if kw.get("labels") is not None and kw["labels"].dim() == 2:
             kw["labels"] = F.pad(kw["labels"], (n, 0), value=-100)
-        model.switch.inserted = n
+        model.switch.inserted = n, None
+        if any(t is not rows[0] for t in rows) and not any(getattr(m, "is_causal", False) for m in model.modules()):
+            # a model that reads both ways may look for its answer in the first place: padding has to go to the end
+            real = embeds_mask.sum(1, keepdim=True)                                   # (batch, 1)
+            model.switch.inserted = n, real
+            index = (torch.arange(n + time, device=ids.device) + n - real) % (n + time)
+            text = mask.shape[1] - n - time                  # what a prefix put in front stays there
+            kw["attention_mask"] = torch.cat([mask[:, :text], mask[:, text:].gather(1, index)], 1)
+            for name in ("inputs_embeds", "position_ids", "token_type_ids", "labels"):
+                if isinstance(kw.get(name), torch.Tensor) and kw[name].shape[:2] == index.shape:
+                    kw[name] = kw[name].take_along_dim(index.view(*index.shape, *[1] * (kw[name].dim() - 2)), 1)
     return (), kw
 
 
 def _leave(model, args, kw, out):
-    n, logits = model.switch.inserted, getattr(out, "logits", None)
-    model.switch.inserted = 0
-    if n and logits is not None and logits.dim() == 3 and logits.shape[1] == kw["inputs_embeds"].shape[1]:
-        out.logits = logits[:, n:]
+    n, start = model.switch.inserted
+    for name in ("logits", "last_hidden_state") if n else ():                         # those of the text alone
+        t = getattr(out, name, None)
+        if t is not None and t.dim() == 3 and t.shape[1] == kw["inputs_embeds"].shape[1]:
+            text = torch.arange(t.shape[1] - n, device=t.device)
+            setattr(out, name, t[:, n:] if start is None else t.take_along_dim((text + start)[..., None], 1))
     if kw.get("use_cache") is False and getattr(out, "past_key_values", None) is not None:
         out.past_key_values = None                           # it holds the prefix, which the next pass puts in again
     return out

@@ -40,7 +40,7 @@ def fill(tensors, salt=""):
     for name, t in tensors.items():
         around_one = any(part in name for part in ("ia3", "magnitude", "norm.weight", "Norm.weight", "ln_1.weight",
                                                    "ln_2.weight", "ln_f.weight", "layernorm.weight"))
-        t.copy_(numbers(salt + name, t.shape) * 0.8 + float(around_one))
+        t.copy_(numbers(salt + name, t.shape) * 0.6 + float(around_one))
 
 
 @cache

@@ -23,7 +23,7 @@ CHECKS = ("peft", "merge", "identity", "compile", "checkpointing", "generate")
 
 @dataclass(frozen=True)
 class Spec:
-    """What to attach: `targets` by architecture (None for virtual tokens), `options` as in `peft`, our name for them."""
+    """What to attach: `targets` by architecture (None for virtual tokens), `options` as in `peft`, or by architecture."""
 
     name: str
     method: type
@@ -38,20 +38,24 @@ class Spec:
             return "an encoder does not generate"
         return self.no.get(check) or self.no.get((check, arch))
 
+    def options_on(self, arch):
+        return self.options.get(arch, self.options)
+
     def attach(self, model, arch, name="a"):
-        return pl.attach(model, self.method, self.targets[arch], name, self.save.get(arch), **self.options)
+        return pl.attach(model, self.method, self.targets[arch], name, self.save.get(arch), **self.options_on(arch))
 
     def peft_config(self, arch):
         targets = {} if self.targets[arch] is None else {"target_modules": self.targets[arch]}
         if self.save.get(arch) and targets:
             targets["modules_to_save"] = self.save[arch]
         task = {"bert": "SEQ_CLS"}.get(arch, "CAUSAL_LM") if not self.targets[arch] else None
-        return self.config(**targets, **self.options, task_type=task)
+        return self.config(**targets, **self.options_on(arch), task_type=task)
 
 
 ATTENTION = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["c_attn", "c_fc"], "bert": ["query", "dense"]}
 FEED = {"llama": ["k_proj", "v_proj", "down_proj"], "gpt2": ["c_attn", "mlp.c_proj"],
         "bert": ["key", "value", "output.dense"]}
+FEED_OPTIONS = {arch: {"feedforward_modules": ends[-1:]} for arch, ends in FEED.items()}
 ENDS = {"llama": ["o_proj", "down_proj"], "gpt2": ["c_proj"],
         "bert": ["attention.output.dense", "output.dense"]}
 BESIDE = {"llama": ["mlp"], "gpt2": ["mlp"], "bert": r"bert\.encoder\.layer\.\d+\.output"}
@@ -62,6 +66,7 @@ HEAD = {"llama": ["lm_head"], "gpt2": ["ln_f"], "bert": ["classifier"]}
 
 NOT_IN_PEFT = "`peft` does not have it: golden numbers made with `adapters` stand in test_golden.py"
 NOT_AFFINE = {"peft": NOT_IN_PEFT, "merge": "it is not affine: there is a non-linearity in it"}
+PREFIX = {"checkpointing": "it needs the cache, which checkpointing switches off"}
 VIRTUAL = {"merge": "virtual tokens change no weight", "identity": "added tokens take some of the attention"}
 
 SPECS = [
@@ -69,13 +74,13 @@ SPECS = [
     Spec("rsLoRA", LoRA, ATTENTION, {"r": 4, "lora_alpha": 6, "use_rslora": True}, peft.LoraConfig),
     Spec("LoRA+head", LoRA, ATTENTION, {"r": 2}, peft.LoraConfig, HEAD),
     Spec("DoRA", DoRA, ATTENTION, {"r": 4, "lora_alpha": 6}, partial(peft.LoraConfig, use_dora=True)),
-    Spec("IA3", IA3, FEED, {"feedforward_modules": ["down_proj", "mlp.c_proj", "output.dense"]}, peft.IA3Config),
+    Spec("IA3", IA3, FEED, FEED_OPTIONS, peft.IA3Config),
     Spec("BitFit", BitFit, {"llama": ["q_proj", "k_proj"], "gpt2": ["c_attn", "ln_1"], "bert": ["query", "dense"]}, {},
          peft.BeftConfig, no={("peft", "gpt2"): "BEFT knows neither Conv1D nor norms"}),
     Spec("PromptTuning", PromptTuning, WHOLE, {"num_virtual_tokens": 3}, peft.PromptTuningConfig,
          {"bert": ["classifier"]}, no=VIRTUAL),
     Spec("PrefixTuning", PrefixTuning, WHOLE, {"num_virtual_tokens": 3}, peft.PrefixTuningConfig,
-         {"bert": ["classifier"]}, no=VIRTUAL),
+         {"bert": ["classifier"]}, no={**VIRTUAL, **PREFIX}),
     Spec("FullFineTuning", FullFineTuning, HEAD,
          no={"peft": "`peft` has no configuration that trains copies alone: see test_full_fine_tuning.py"}),
     Spec("Houlsby", Houlsby, ENDS, {"reduction_factor": 4},
