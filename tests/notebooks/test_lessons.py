@@ -76,28 +76,30 @@ def test_the_header_says_minutes_seconds_and_what_comes_before(name):
 
 # Numbers that come from no cell, and why they may stand in prose.
 KNOWN = {
-    "00-start-here": {"-1": "the least value of a cosine", "90": "degrees"},
+    "01-what-fine-tuning-costs": {"0.1": "quoted as said elsewhere, and then counted"},
 }
-# links, code, formulas, what is folded, and a year at the end of a parenthesis (Somebody, 2014) are no claims of ours
-PLAIN = re.compile(
-    r"https?://\S+|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<details>.*?</details>|arXiv:\S+|\([^()]*(?:19|20)\d\d\)", re.DOTALL
+PLAIN = re.compile(  # no claims of ours: links, code, formulas, what is folded, sources, predictions offered as choices
+    r"https?://\S+|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<details>.*?</details>|arXiv:\S+|^Sources:.*?(?:\n\n|\Z)|\A\*\*Predict\..*",
+    re.DOTALL | re.MULTILINE,
 )
 NUMBER = re.compile(r"(?<![\w.,-])-?\d[\d,]*(?:\.\d+)?(?![\w.,]*\d)")
 
 
 @each_lesson
 def test_numbers_in_prose_occur_in_an_output_or_in_code(name):
-    """0 to 12, the lesson's header and numbers of lessons are free; every other number must be found above or below."""
+    """0 to 12, the header and numbers of lessons are free; every other number must stand in the code or an output."""
     notebook = stored(name)
     shown = "\n".join([c.source for c in code(notebook)] + [text_of(o) for c in code(notebook) for o in c.outputs])
     seen = {n.replace(",", "") for n in re.findall(r"-?\d[\d,]*(?:\.\d+)?", shown)}
     seen |= {n.lstrip("-") for n in seen}
     lost = []
     for cell in [c for c in notebook.cells if c.cell_type == "markdown"][1:]:
-        prose = re.sub(r"(?i)lessons? \d\d|\*\*Build it:.*?\*\* \(.*?\)", "", PLAIN.sub("", cell.source))
+        prose = re.sub(
+            r"(?i)lessons? \d\d(?:(?:,| and| to) \d\d)*|\*\*Build it:.*?\*\* \(.*?\)", "", PLAIN.sub("", cell.source)
+        )
         for number in NUMBER.findall(prose):
             plain = number.replace(",", "").rstrip(".")
-            small = re.fullmatch(r"\d|1[0-2]", plain)
+            small = re.fullmatch(r"-?(\d|1[0-2])", plain)
             if not small and plain not in seen and plain not in KNOWN.get(name, {}):
                 lost.append(f"{number} in {cell.id}")
     assert not lost, f"numbers that no cell produced (see KNOWN in this file): {lost}"
@@ -138,3 +140,66 @@ def test_an_untouched_copy_earns_nothing_and_every_error_is_explained(name):
             told = "".join(text_of(o) for o in cell.outputs)
             assert f"{asked[1]}: not attempted." in told, f"{asked[1]}: {told or cell.outputs}"
         assert "SOLUTION" not in cell.source and "HIDDEN" not in cell.source
+
+
+# ---------------------------------------------------------------- the guards themselves can fail
+
+
+def unexecuted(nb):
+    code(nb)[2].execution_count = None
+
+
+def a_picture_without_words(nb):
+    next(o for c in code(nb) for o in c.outputs if "image/png" in o.get("data", {})).metadata = {}
+
+
+def an_error(nb):
+    code(nb)[1].outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
+
+
+def a_path(nb):
+    code(nb)[1].outputs = [nbformat.v4.new_output("stream", text="/home/me/site-packages/x.py:3: UserWarning")]
+
+
+def a_number_from_nowhere(nb):
+    nb.cells[-1].source += "\n\nIt is 37.4 % better."
+
+
+def edited_by_hand(nb):
+    nb.cells[3].source += " "
+
+
+def a_check_that_failed(nb):
+    cell = next(c for c in code(nb) if CHECK.search(c.source))
+    cell.outputs = []
+
+
+def no_minutes(nb):
+    nb.cells[0].source = nb.cells[0].source.replace("minutes", "min")
+
+
+@pytest.mark.parametrize(
+    "guard, damage",
+    [
+        (test_every_cell_was_run_in_order_without_an_error, unexecuted),
+        (test_every_cell_was_run_in_order_without_an_error, an_error),
+        (test_every_picture_says_in_words_what_it_shows, a_picture_without_words),
+        (test_nothing_of_the_machine_it_was_made_on_is_left, a_path),
+        (test_numbers_in_prose_occur_in_an_output_or_in_code, a_number_from_nowhere),
+        (test_regenerating_gives_what_is_committed, edited_by_hand),
+        (test_the_solutions_earn_every_point, a_check_that_failed),
+        (test_the_header_says_minutes_seconds_and_what_comes_before, no_minutes),
+    ],
+)
+def test_a_guard_notices(guard, damage, monkeypatch):
+    whole = stored("00-start-here")
+
+    def damaged(name):
+        notebook = nbformat.from_dict(whole)
+        damage(notebook)
+        return notebook
+
+    guard("00-start-here")
+    monkeypatch.setitem(globals(), "stored", damaged)
+    with pytest.raises(AssertionError):
+        guard("00-start-here")
