@@ -43,12 +43,14 @@ def train(model, data, collate=default_collate, *, steps, lr, batch_size=32, wei
     warmup = max(1, steps // 10) if warmup is None else warmup
     settings = {"steps": steps, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay, "warmup": warmup,
                 "seed": seed, "rows": len(data)}
-    run = Training(settings, weights={name: p.detach() for name, p in trainable.items()})
+    driven = {path: m for path, m in model.named_modules() if callable(getattr(m, "after_step", None))
+              and any(p.requires_grad for p in m.parameters())}        # methods with work of their own at each step
+    memory = {f"{path}.{name}": b for path, m in driven.items() for name, b in m.named_buffers()}
+    run = Training(settings, weights={name: p.detach() for name, p in trainable.items()} | memory)
     run.optimizer = torch.optim.AdamW(trainable.values(), lr=lr, weight_decay=weight_decay)
     if resume is not None:
         run.go_on_from(resume)
     device = next(iter(trainable.values())).device
-    after_step = [m.after_step for m in model.modules() if callable(getattr(m, "after_step", None))]
     bar = tqdm(total=steps, initial=run.step, desc="training", unit="step", disable=not progress)
 
     with training_mode(model), torch.random.fork_rng(), stop_button() as pressed, bar:
@@ -57,6 +59,7 @@ def train(model, data, collate=default_collate, *, steps, lr, batch_size=32, wei
             rows = [data[i] for i in rows_of(run.step, len(data), batch_size, seed)]
             batch = {key: value.to(device) for key, value in collate(rows).items()}
             value = loss(model, batch) if loss else own_loss(model, batch)
+            value = value + sum(m.penalty() for m in driven.values() if hasattr(m, "penalty"))
             run.optimizer.zero_grad()
             value.backward()
             norm = torch.nn.utils.clip_grad_norm_(trainable.values(), 1.0)     # one odd batch cannot throw it off
@@ -65,8 +68,8 @@ def train(model, data, collate=default_collate, *, steps, lr, batch_size=32, wei
             run.optimizer.step()
 
             run.losses.append(value.item())
-            for hook in after_step:                                    # a method with work of its own at each step
-                hook(run.step, steps)
+            for m in driven.values():
+                m.after_step(run.step, steps)
             bar.set_postfix(loss=f"{sum(run.losses[-20:]) / len(run.losses[-20:]):.3f}", refresh=False)
             bar.update()
             if on_step:

@@ -1,5 +1,6 @@
 """Every method, one file each, one screen each. Constructor keywords are `peft`'s configuration fields."""
 from peftlab.adapter import FullFineTuning
+from peftlab.methods.adalora import AdaLoRA
 from peftlab.methods.bitfit import BitFit
 from peftlab.methods.bottleneck import Houlsby, ParallelAdapter, Pfeiffer
 from peftlab.methods.c3a import C3A
@@ -27,6 +28,7 @@ __all__ = [
     "HRA",
     "IA3",
     "OFT",
+    "AdaLoRA",
     "BitFit",
     "DeLoRA",
     "DoRA",

@@ -1,0 +1,98 @@
+"""AdaLoRA: y = W x + s B (E * A x), s = alpha / init_r, E a learnt diagonal (Zhang et al., arXiv 2303.10512).
+
+All layers start with rank init_r. While training goes on, the triplets (a row of A, an entry of E, a column of B) that
+matter least are switched off, wherever they are, until target_r a layer are left on average. Trains
+r (d_in + d_out) + r parameters a layer, r = init_r; starts as the base model (E = 0); can be merged.
+"""
+import torch
+from torch import nn
+
+from peftlab.adapter import Adapter, linear
+
+
+class AdaLoRA(Adapter):
+    """y = W x + s B (E * A x)
+
+    The training loop calls `penalty` and `after_step`. tinit steps at the start and tfinal at the end leave the budget
+    as it is; in between it falls as a cubic, and every deltaT steps the triplets are chosen anew. total_step is the
+    number of steps; the loop knows it, `peft` loads only files that have it.
+    """
+
+    peft_type, keys = "ADALORA", {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"}
+
+    def __init__(self, layer, init_r=12, target_r=8, lora_alpha=8, lora_dropout=0.0, tinit=0, tfinal=0, deltaT=1,
+                 beta1=0.85, beta2=0.85, orth_reg_weight=0.5, total_step=None):
+        super().__init__(layer)
+        d_in, d_out = linear(layer)
+        self.lora_A = nn.Parameter(0.02 * torch.randn(init_r, d_in))                  # (r, d_in)
+        self.lora_B = nn.Parameter(0.02 * torch.randn(d_out, init_r))                 # (d_out, r)
+        self.lora_E = nn.Parameter(torch.zeros(init_r, 1))                            # (r, 1)
+        for name, p in list(self.named_parameters()):
+            self.register_buffer(f"sensitivity_{name[-1]}", torch.zeros_like(p), persistent=False)
+            self.register_buffer(f"uncertainty_{name[-1]}", torch.zeros_like(p), persistent=False)
+        self.register_buffer("kept", torch.ones(init_r, 1, dtype=torch.bool), persistent=False)
+        self.dropout, self.scaling = nn.Dropout(lora_dropout), lora_alpha / (init_r + 1e-5)
+        self.target_r, self.tinit, self.tfinal, self.deltaT = target_r, tinit, tfinal, deltaT
+        self.total_step = total_step
+        self.beta1, self.beta2, self.orth_reg_weight = beta1, beta2, orth_reg_weight
+
+    def after(self, x, y):
+        return y + self.scaling * (self.dropout(x) @ (self.lora_A * self.lora_E).T @ self.lora_B.T)
+
+    @staticmethod
+    def share(adapters):
+        """All adapters stand in one contest."""
+        for a in adapters:
+            object.__setattr__(a, "together", adapters)
+
+    def penalty(self):
+        """What is added to the loss: rows of A and columns of B are to be orthogonal, so that none can hide in another."""
+        one = torch.eye(len(self.lora_A), device=self.lora_A.device)
+        off = (self.lora_A @ self.lora_A.T - one).norm() + (self.lora_B.T @ self.lora_B - one).norm()
+        return self.orth_reg_weight * off / (2 * len(self.together))
+
+    @torch.no_grad()
+    def after_step(self, step, steps):
+        """Keep the scores; the last adapter, when all have theirs, holds the contest. `step` counts from 1."""
+        if self.total_step not in (None, steps):
+            raise ValueError(f"total_step is {self.total_step} and training takes {steps} steps: they must agree")
+        end = steps - self.tfinal
+        if self.tinit >= end:
+            raise ValueError(f"{steps} steps leave no time to share out the ranks: tinit is {self.tinit}, tfinal "
+                             f"{self.tfinal}. Train longer or lower them")
+        if step < end:
+            self.score()
+        if self is self.together[-1]:                        # by now all have their scores
+            everything = sum(len(a.lora_E) for a in self.together)
+            goal = self.target_r * len(self.together)
+            falling = (1 - (step - self.tinit) / (end - self.tinit)) ** 3
+            budget = goal if step >= end else int((everything - goal) * falling + goal)
+            if step == end or self.tinit < step < end and step % self.deltaT == 0:
+                self.choose(everything - budget)
+        if step > end:
+            self.lora_E.masked_fill_(~self.kept, 0.0)
+
+    def score(self):
+        """Smooth |p * gradient|, how much the loss would feel it if p were gone, and how much that number varies."""
+        for name, p in self.named_parameters():
+            mean, spread = getattr(self, f"sensitivity_{name[-1]}"), getattr(self, f"uncertainty_{name[-1]}")
+            now = torch.zeros_like(p) if p.grad is None else (p * p.grad).abs()
+            mean.mul_(self.beta1).add_(now, alpha=1 - self.beta1)
+            spread.mul_(self.beta2).add_((now - mean).abs(), alpha=1 - self.beta2)
+
+    def importance(self):
+        """One number a triplet, (r, 1)."""
+        A, B, E = (getattr(self, f"sensitivity_{k}") * getattr(self, f"uncertainty_{k}") for k in "ABE")
+        return E + A.mean(1, keepdim=True) + B.mean(0)[:, None]
+
+    def choose(self, n):
+        """Switch off the n least important triplets of all layers."""
+        if n > 0:
+            threshold = torch.cat([a.importance() for a in self.together]).flatten().kthvalue(n).values
+            for a in self.together:
+                a.kept.copy_(a.importance() > threshold)
+                a.lora_E.masked_fill_(~a.kept, 0.0)
+
+    @staticmethod
+    def count(d_in, d_out, init_r=12, **options):
+        return init_r * (d_in + d_out) + init_r
