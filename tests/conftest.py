@@ -12,11 +12,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 
 def pytest_configure(config):
+    from peftlab import cli
     from peftlab.lab import set_threads, sources
 
     try:
-        for name in sources.known():
-            sources.fetch(name)
+        cli.fetch([])
     except sources.SourceError as error:
         pytest.exit(f"the tests need the models and texts: {error}", returncode=1)
     sys.path.append(str(OFFLINE))
