@@ -1,8 +1,8 @@
 """Bottleneck adapters: h + U f(D h), a small residual network of width m = d / reduction_factor inside every block.
 
 Houlsby (arXiv 1902.00751) puts one behind the attention and one behind the feed-forward layer, Pfeiffer (2005.00247)
-one behind the feed-forward layer, the parallel adapter (2110.04366) one beside it. None can be merged: f is not linear.
-Trains 2 d m + m + d parameters a place. The library `adapters` has them; `peft` does not.
+one at the end of the block, the parallel adapter (2110.04366) one beside the feed-forward layer. None can be merged: f
+is not linear. Trains 2 d m + m + d parameters a place. The library `adapters` has them; `peft` does not.
 """
 from torch import nn
 
@@ -50,9 +50,11 @@ class Houlsby(Adapter):
 
 
 class Pfeiffer(Houlsby):
-    """x + U relu(D norm(x)) enters the last norm of a BERT block ("output.LayerNorm"); elsewhere as Houlsby, with relu.
+    r"""y = h + U relu(D h), h what a whole block returns: once a block. In Llama and GPT-2 the target is the block itself,
+    r"model\.layers\.\d+" or r"transformer\.h\.\d+".
 
-    BERT adds the residual before its norm; this adapter reads the normed sum and adds to the sum before it.
+    BERT's block ends in a norm: the target is that norm, r".*layer\.\d+\.output\.LayerNorm". The adapter reads the normed
+    sum, norm(x), and adds to the sum before it: x + U relu(D norm(x)) enters the norm.
     """
 
     def __init__(self, layer, reduction_factor=16, non_linearity="relu"):
@@ -67,10 +69,11 @@ class Pfeiffer(Houlsby):
 
 
 class ParallelAdapter(Houlsby):
-    """y = layer(x) + s U relu(D x): beside a feed-forward block ("mlp"). U starts at zero: exactly the base model.
+    r"""y = layer(x) + s U relu(D x): beside a feed-forward block ("mlp"). U starts at zero: exactly the base model.
 
-    BERT norms inside the module that ends its block ("layer.N.output"), whose second input is the residual x: there
-    the sum is added to the residual, which is the same.
+    BERT norms inside the module that ends its block, r".*layer\.\d+\.output", whose second input is the residual x: there
+    s U relu(D x) is added to the residual, which is the same. In Llama and GPT-2 x is what the feed-forward block itself
+    reads, behind the norm; the library `adapters` takes it before the norm there.
     """
 
     def __init__(self, layer, reduction_factor=2, non_linearity="relu", scaling=4.0):
