@@ -64,7 +64,7 @@ def bars(budgets, unit=1e9, name="GB", widest=None):
         drawn += f"<div>{escape(row)}</div><div aria-hidden='true' style='display:flex;height:1.6em'>{pieces}</div>"
         numbers = "".join(f"<td style='text-align:right'>{budget[part] / unit:.2f}</td>" for part in parts)
         total = f"<td style='text-align:right'><b>{sum(budget.values()) / unit:.2f}</b></td>"
-        table += f"<tr><th style='text-align:left'>{escape(row)}</th>{numbers}{total}</tr>"
+        table += f"<tr><th style='text-align:left;white-space:nowrap'>{escape(row)}</th>{numbers}{total}</tr>"
     heads = "".join(
         f"<th><span aria-hidden='true' style='color:{colour}'>■</span> {escape(part)}</th>"
         for part, colour in zip(parts, PALETTE)
@@ -93,7 +93,7 @@ def growing_update(updates, weight, r):
             f"Step {step}, {ranks_kept} of {r} ranks: the size of this update is {kept.norm():.2f}, "
             f"{kept.norm() / size:.0%} of the frozen weight's; it holds {share:.1%} of all that the update has by then."
         )
-        return f"{heat_map(kept.numpy(), limit, told)}<p role='status' aria-live='polite'>{told}</p>"
+        return f"<p role='status' aria-live='polite'>{told}</p>{heat_map(kept.numpy(), limit, told)}"
 
     return explore(draw, step=(last, list(updates)), ranks_kept=(r, list(range(1, r + 1))))
 

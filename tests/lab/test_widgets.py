@@ -1,0 +1,51 @@
+"""Sliders redraw at once and say in numbers what they draw; the figures of lesson 01 are complete."""
+
+import re
+
+import pytest
+from matplotlib.figure import Figure
+
+from peftlab.lab import figures, widgets
+
+BUDGETS = {"full": {"weights": 4e9, "states": 8e9}, "<few>": {"weights": 4e9, "states": 1e9}}
+
+
+def test_moving_a_slider_redraws_the_picture():
+    shown = widgets.explore(lambda batch, length: f"<b>{batch * length}</b>", batch=(2, [1, 2, 4]), length=(10, [5, 10]))
+    assert shown.picture.value == "<b>20</b>"
+    shown.sliders["batch"].value = 4
+    assert shown.picture.value == "<b>40</b>"
+    shown.sliders["length"].value = 5
+    assert shown.picture.value == "<b>20</b>"
+    assert "model_id" in str(shown._repr_mimebundle_()) and "0x" not in repr(shown)
+
+
+def test_bars_are_as_wide_as_the_bytes_and_written_out():
+    html = widgets.bars(BUDGETS)
+    widths = [float(w) for w in re.findall(r"width:([\d.]+)%", html)]
+    assert widths == pytest.approx([100 / 3, 200 / 3, 100 / 3, 25 / 3], abs=0.01)
+    assert all(n in html for n in (">4.00<", ">8.00<", ">1.00<", ">12.00<", ">5.00<"))
+    assert "<few>" not in html and "&lt;few&gt;" in html
+
+
+
+def test_stacked_bars_add_up():
+    axes = figures.stacked(BUDGETS, "title").axes[0]
+    assert [t.get_text().strip() for t in axes.texts] == ["12.0", "5.0"]
+    assert axes.get_xlabel() and axes.get_title() == "title"
+
+
+def test_curves_have_a_marker_each_and_a_name_for_every_line():
+    fig = figures.curves([1, 2, 4], {"a": [1, 2, 3], "b": [3, 2, 1]}, "t", "x", "y", {"level": 2}, (1, 2, "band"))
+    axes = fig.axes[0]
+    assert len({line.get_marker() for line in axes.lines[:2]}) == 2
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["band", "a", "b"]
+    assert axes.texts[0].get_text() == "level"
+
+
+def test_the_three_products_are_drawn_to_shape():
+    fig = figures.three_products(d_in=4, d_out=6, tokens=3)
+    boxes = [(p.get_height(), p.get_width()) for p in fig.axes[0].patches]  # left, right, result of each product
+    for left, right, result in (boxes[i : i + 3] for i in (0, 3, 6)):
+        assert left[1] == right[0] and result == (left[0], right[1])
+    assert isinstance(fig, Figure)
