@@ -3,6 +3,7 @@
 import dis
 import html
 import linecache
+import re
 import sys
 import sysconfig
 import traceback
@@ -57,8 +58,10 @@ class Result:
 
 
 def _marked(text):
-    parts = html.escape(text).split("`")  # `code` in a message becomes <code>
-    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts))
+    """The little Markdown a message may hold, as HTML: `code` and *stress*."""
+    parts = html.escape(text).split("`")
+    words = [f"<code>{p}</code>" if i % 2 else re.sub(r"\*(\S[^*]*)\*", r"<em>\1</em>", p) for i, p in enumerate(parts)]
+    return "".join(words)
 
 
 def check(exercise, answer, seed=0):
@@ -194,9 +197,12 @@ def _report(exercise, seed, case, what, gap, seen, expected):
     where = f"Seen with {cases[case].label}"
     if what == "error":
         return f"{where}: {gap}"
-    right = [
-        w for w in expected[case] if w != what and w[0] != "_" and not difference(seen[case].get(w), expected[case][w])
-    ]
+    good = {
+        w: v
+        for w, v in expected[case].items()
+        if w != what and w[0] != "_" and not (isinstance(v, (bool, list)) and not v)
+    }
+    right = [w for w, v in good.items() if not difference(seen[case].get(w), v)]
     agree = f" (as expected: {', '.join(right[:4])})" if right else ""
     return "\n".join(([told] if told else []) + [f"{where}: {what}: {gap}{agree}."])
 

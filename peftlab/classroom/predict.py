@@ -5,15 +5,18 @@ from .exercise import find
 
 
 class Prediction:
-    """The question as radio buttons; the reason appears below as soon as one is chosen."""
+    """The answers as buttons; the reason appears below as soon as one is chosen.
+
+    Not radio buttons: JupyterLab takes the arrow keys for itself, and Tab reaches only one of a group.
+    """
 
     def __init__(self, question):
         import ipywidgets as widgets
 
         self.question = question
         options = [(f"{k}) {text}", k) for k, (text, _) in question.options.items()]
-        self.choice = widgets.RadioButtons(options=options, value=None, layout={"width": "auto"})
-        self.told = widgets.HTML("<i>Choose with the mouse, or with Tab and the arrow keys.</i>")
+        self.choice = widgets.ToggleButtons(options=options, value=None, style={"button_width": "auto"})
+        self.told = widgets.HTML("<i>Choose with the mouse, or with Tab and the space bar.</i>")
         self.choice.observe(self.answer, "value")
         self.box = widgets.VBox([self.choice, self.told])
 

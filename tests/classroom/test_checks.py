@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peftlab.classroom import all_exercises, check, kill_table
-from peftlab.classroom.checking import is_stub, observations
+from peftlab.classroom.checking import Result, is_stub, observations
 from peftlab.classroom.exercise import Question, find
 
 ALL = all_exercises()
@@ -177,6 +177,8 @@ def test_the_card_says_the_state_in_a_symbol_and_a_word_and_escapes_the_rest():
     assert "✗" in card and "Not yet" in card and "<code>r = 3</code>" in card
     assert "background" not in card, "the theme's own background and text colour, dark or light"
 
+    assert "<em>said</em>" in Result("x", "not yet", "what is *said* of 2 * 3")._repr_html_()
+
     def html(**_):
         raise ValueError("<script>alert(1)</script>")
 
@@ -192,4 +194,4 @@ def test_a_question_through_check_and_as_buttons():
     buttons.choice.value = "b"
     assert "Not yet" in buttons.told.value
     buttons.choice.value = "c"
-    assert "Correct" in buttons.told.value and "radio" in repr(buttons.choice).lower()
+    assert "Correct" in buttons.told.value
