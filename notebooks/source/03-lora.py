@@ -280,6 +280,8 @@ def attach(model, targets, r, alpha):
 check("lora-attach", attach)
 
 # %% [markdown]
+# The check builds small models for you. On your own you would meet the commonest error only when training starts.
+#
 # <details><summary>Help, I see <code>element 0 of tensors does not require grad and does not have a grad_fn</code></summary>
 #
 # Nothing that leads to the loss is trainable. Either the model was frozen *after* `A` and `B` had been added, and they with it,
@@ -602,6 +604,8 @@ assert result.accuracy - 2 * error > majority, "better than always giving the co
 assert all(B.any() for _, B in film_adapters.values()), "every B has moved"
 
 # %% [markdown]
+# With the head there are two things to save now.
+#
 # <details><summary>Help, I see: the loss fell, but reloaded the model only guesses</summary>
 #
 # The head was trained and not saved. An adapter's file holds `A` and `B`; a new head must go along. In `peft` that is
@@ -794,6 +798,8 @@ print(f"the adapter's file: {adapter_bytes / 1e6:.1f} MB; a copy of the model: {
 assert adapter_bytes < model_bytes / 50
 
 # %% [markdown]
+# One small file for each version, and one base for all of them.
+#
 # <details><summary>Help, I see: <code>Found missing adapter keys while loading the checkpoint</code></summary>
 #
 # It is a warning, and the model runs; but tensors were not found under the names `peft` looks for, and those adapters stay at

@@ -1,0 +1,66 @@
+"""Lesson 03's slider in JupyterLab, moved by keyboard: the picture and the words above it follow."""
+
+import statistics
+from pathlib import Path
+
+import nbformat
+
+LESSON = Path(__file__).parents[2] / "notebooks" / "03-lora.ipynb"
+ELSEWHERE = ("classifier", "talker", "film_", "movies", "unseen")  # names of the cells on the two larger models
+
+# From the moment a key goes down to the first frame with another picture in it, in milliseconds.
+WATCH = """() => {
+    window.latencies = [];
+    const picture = document.querySelector("img[src^='data:image/png'][alt^='Step ']").closest(".widget-html-content");
+    document.addEventListener("keydown", () => { window.pressed = performance.now(); }, true);
+    new MutationObserver(() => requestAnimationFrame(() => {
+        if (window.pressed) window.latencies.push(performance.now() - window.pressed);
+        window.pressed = 0;
+    })).observe(picture, {childList: true, subtree: true, characterData: true});
+}"""
+
+
+def up_to_the_slider():
+    """The lesson's own code cells that lead to the slider, on the small model alone."""
+    notebook = nbformat.read(LESSON, as_version=4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    last = next(i for i, c in enumerate(code) if c.source.startswith("widgets.growing_update"))
+    notebook.cells = [c for c in code[: last + 1] if not any(name in c.source for name in ELSEWHERE)]
+    for cell in notebook.cells:
+        cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def test_the_slider_follows_the_keys(jupyter, open_notebook, capsys):
+    _, folder = jupyter
+    nbformat.write(up_to_the_slider(), folder / "slider.ipynb")
+    with open_notebook("slider.ipynb") as (page, errors):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        picture = page.locator("img[alt^='Step ']")
+        picture.wait_for(timeout=300_000)
+        handle = page.locator(".noUi-handle").first
+        handle.scroll_into_view_if_needed()
+        handle.focus()
+        page.evaluate(WATCH)
+
+        seen = [(picture.get_attribute("src"), picture.get_attribute("alt"))]
+        assert seen[0][1].startswith("Step 150, 8 of 8 ranks")
+        for expected in range(145, 85, -5):
+            page.keyboard.press("ArrowLeft")
+            page.locator(f"img[alt^='Step {expected},']").wait_for(timeout=10_000)
+            seen.append((picture.get_attribute("src"), picture.get_attribute("alt")))
+        assert len({src for src, _ in seen}) == len(seen), "each step has a picture of its own"
+        assert page.locator("p[role=status]").inner_text() == seen[-1][1], "the words above it say the same"
+
+        page.keyboard.press("Tab")  # past the first slider's number
+        page.keyboard.press("Tab")  # to the second slider, without the mouse
+        page.keyboard.press("ArrowLeft")
+        page.locator("img[alt^='Step 90, 7 of 8 ranks']").wait_for(timeout=10_000)
+
+        latencies = page.evaluate("window.latencies")
+        assert len(latencies) >= len(seen) - 1
+        with capsys.disabled():
+            print(f"\nkey press to picture: median {statistics.median(latencies):.0f} ms, most {max(latencies):.0f} ms")
+        assert statistics.median(latencies) < 1000  # generous: the clock of a shared machine is no judge
+        assert not errors, errors
