@@ -16,16 +16,19 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 # Fields of a configuration that do not change what the adapter computes once its tensors are loaded.
 _NO_MATTER = {"peft_type", "target_modules", "task_type", "inference_mode", "base_model_name_or_path", "revision",
-              "auto_mapping", "peft_version", "init_lora_weights", "init_ia3_weights", "init_weights", "fan_in_fan_out",
-              "bias", "lora_dropout", "module_dropout", "rank_dropout", "eps", "mini_r", "block_share", "ensure_weight_tying", "token_dim", "num_layers", "num_attention_heads",
+              "auto_mapping", "peft_version", "init_lora_weights", "init_ia3_weights", "init_weights",
+              "fan_in_fan_out", "bias", "lora_dropout", "module_dropout", "rank_dropout", "eps", "mini_r",
+              "block_share", "ensure_weight_tying", "token_dim", "num_layers", "num_attention_heads",
               "num_transformer_submodules", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
-              "tokenizer_kwargs", "encoder_hidden_size", "modules_to_save", "loftq_config", "eva_config", "corda_config",
-              "qalora_group_size", "megatron_core", "prompt_tuning_init_state_dict_path", "init_prompt_tuning_kwargs"}
+              "tokenizer_kwargs", "encoder_hidden_size", "modules_to_save", "loftq_config", "eva_config",
+              "corda_config", "qalora_group_size", "megatron_core", "prompt_tuning_init_state_dict_path",
+              "init_prompt_tuning_kwargs"}
 
 
 def tensors(model, name):
     """{name in the file: our parameter} of the adapter `name`."""
-    found = {theirs if theirs.startswith("base_model.") else f"base_model.model.{path}.{theirs}": attrgetter(ours)(layer.adapters[name])
+    found = {theirs if theirs.startswith("base_model.") else f"base_model.model.{path}.{theirs}":
+             attrgetter(ours)(layer.adapters[name])
              for path, layer in adapted(model, name) for ours, theirs in layer.adapters[name].keys.items()}
     if name in on(model):
         tokens = on(model)[name]

@@ -13,14 +13,15 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-LLAMA = dict(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-             num_key_value_heads=2, max_position_embeddings=64, attention_bias=True, bos_token_id=1, eos_token_id=2,
-             pad_token_id=0)
-GPT2 = dict(vocab_size=40, n_embd=16, n_inner=24, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0,
-            attn_pdrop=0.0, bos_token_id=1, eos_token_id=2, pad_token_id=0)
-BERT = dict(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3,
-            pad_token_id=0)
+LLAMA = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "attention_bias": True,
+         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+GPT2 = {"vocab_size": 40, "n_embd": 16, "n_inner": 24, "n_layer": 2, "n_head": 4, "n_positions": 64,
+        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+        "pad_token_id": 0}
+BERT = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 64, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0, "num_labels": 3, "pad_token_id": 0}
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM, LLAMA), "gpt2": (GPT2Config, GPT2LMHeadModel, GPT2),
            "bert": (BertConfig, BertForSequenceClassification, BERT)}
 
@@ -62,8 +63,8 @@ def batch(arch, rows=3, time=7, salt=""):
     mask = torch.ones_like(ids)
     if arch == "bert":
         mask[-1, time - time // 3:] = 0
-        return dict(input_ids=ids, attention_mask=mask, labels=torch.arange(rows) % 3)
-    return dict(input_ids=ids, attention_mask=mask, labels=ids)
+        return {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows) % 3}
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids}
 
 
 def left_padded(rows=3, time=7):
@@ -72,4 +73,4 @@ def left_padded(rows=3, time=7):
     for i in range(rows):
         b["attention_mask"][i, :2 * i] = 0
         b["input_ids"][i, :2 * i] = 0
-    return dict(input_ids=b["input_ids"], attention_mask=b["attention_mask"])
+    return {"input_ids": b["input_ids"], "attention_mask": b["attention_mask"]}

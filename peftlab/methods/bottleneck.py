@@ -50,11 +50,11 @@ class Houlsby(Adapter):
 
 
 class Pfeiffer(Houlsby):
-    r"""y = h + U relu(D h), h what a whole block returns: once a block. In Llama and GPT-2 the target is the block itself,
-    r"model\.layers\.\d+" or r"transformer\.h\.\d+".
+    r"""y = h + U relu(D h), h what a whole block returns: once a block. In Llama and GPT-2 the target is the block
+    itself, r"model\.layers\.\d+" or r"transformer\.h\.\d+".
 
-    BERT's block ends in a norm: the target is that norm, r".*layer\.\d+\.output\.LayerNorm". The adapter reads the normed
-    sum, norm(x), and adds to the sum before it: x + U relu(D norm(x)) enters the norm.
+    BERT's block ends in a norm: the target is that norm, r".*layer\.\d+\.output\.LayerNorm". The adapter reads the
+    normed sum, norm(x), and adds to the sum before it: x + U relu(D norm(x)) enters the norm.
     """
 
     def __init__(self, layer, reduction_factor=16, non_linearity="relu"):
@@ -71,9 +71,9 @@ class Pfeiffer(Houlsby):
 class ParallelAdapter(Houlsby):
     r"""y = layer(x) + s U relu(D x): beside a feed-forward block ("mlp"). U starts at zero: exactly the base model.
 
-    BERT norms inside the module that ends its block, r".*layer\.\d+\.output", whose second input is the residual x: there
-    s U relu(D x) is added to the residual, which is the same. In Llama and GPT-2 x is what the feed-forward block itself
-    reads, behind the norm; the library `adapters` takes it before the norm there.
+    BERT norms inside the module that ends its block, r".*layer\.\d+\.output", whose second input is the residual x:
+    there s U relu(D x) is added to the residual, which is the same. In Llama and GPT-2 x is what the feed-forward
+    block itself reads, behind the norm; the library `adapters` takes it before the norm there.
     """
 
     def __init__(self, layer, reduction_factor=2, non_linearity="relu", scaling=4.0):

@@ -12,7 +12,8 @@ from peftlab.methods import Houlsby, ParallelAdapter, Pfeiffer
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 HOULSBY = {"bert": ["attention.output.dense", "output.dense"], "llama": ["o_proj", "down_proj"], "gpt2": ["c_proj"]}
-PFEIFFER = {"bert": r"bert\.encoder\.layer\.\d+\.output\.LayerNorm", "llama": r"model\.layers\.\d+", "gpt2": r"transformer\.h\.\d+"}
+PFEIFFER = {"bert": r"bert\.encoder\.layer\.\d+\.output\.LayerNorm", "llama": r"model\.layers\.\d+",
+            "gpt2": r"transformer\.h\.\d+"}
 PARALLEL = {"bert": r"bert\.encoder\.layer\.\d+\.output", "llama": ["mlp"], "gpt2": ["mlp"]}
 CASES = {
     "double_seq_bn": (Houlsby, HOULSBY, {"reduction_factor": 4}),

@@ -76,7 +76,7 @@ def losses(model, inputs, steps=20):
 
 @pytest.fixture
 def close(record_property):
-    """close(a, b): assert that they differ by at most 1e-6 of the largest number, and write it into the test's record."""
+    """close(a, b): assert that they differ by at most 1e-6 of the largest number, and record by how much."""
     def check(a, b, limit=EXACT):
         difference = ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
         record_property("difference", difference)
@@ -117,10 +117,11 @@ def test_2_our_file_gives_the_same_logits_here(spec, arch, tmp_path):
 def test_3_twenty_steps_give_equal_losses(spec, arch, close):
     reference = theirs(spec, arch)
     for n, p in reference.named_parameters():                # from_pretrained would have frozen them
-        assert p.requires_grad == any(part in n for part in ("lora", "ia3", "beft", "prompt", "modules_to_save"))
+        own = (getattr(reference.base_model, "prefix", "prompt"), "modules_to_save", "trainable_tokens_delta", "prompt_")
+        assert p.requires_grad == any(part in n for part in own), n
     found = losses(ours(spec, arch), batch(arch))
     assert found[-1] < found[0]
-    close(found, losses(reference, batch(arch)))
+    close(found, losses(reference, batch(arch)), spec.losses_within)
 
 
 @pairs("merge")
@@ -188,7 +189,7 @@ def test_6_rows_of_a_mixed_batch_equal_rows_of_single_adapters(spec, arch, close
 @pytest.mark.parametrize("beams", [1, 2])
 def test_6_a_mixed_batch_generates_what_single_adapters_generate(spec, arch, beams):
     model, inputs = mixed(spec, arch), left_padded(rows=4, time=9)
-    settings = dict(num_beams=beams, do_sample=False, max_new_tokens=5, min_new_tokens=5)
+    settings = {"num_beams": beams, "do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5}
     with pl.mix(model, ROWS):
         together = model.generate(**inputs, **settings)
     for i, row in enumerate(ROWS):
@@ -235,8 +236,9 @@ def test_9_it_does_not_start_as_the_base_model(spec, arch):
 
 @pairs("generate")
 def test_10_generation_with_and_without_a_cache_is_the_same(spec, arch, close):
-    model, settings = ours(spec, arch), dict(max_new_tokens=6, min_new_tokens=6, do_sample=False, output_scores=True,
-                                             return_dict_in_generate=True)
+    model = ours(spec, arch)
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "output_scores": True,
+                "return_dict_in_generate": True}
     cached = model.generate(**left_padded(), **settings, use_cache=True)
     uncached = model.generate(**left_padded(), **settings, use_cache=False)
     assert torch.equal(cached.sequences, uncached.sequences)
@@ -320,7 +322,8 @@ def test_13_every_tensor_of_the_file_matters(spec, arch, tmp_path):
     pl.save(model, tmp_path, "a")
     state = load_file(tmp_path / WEIGHTS)
     assert state.keys() == tensors(model, "a").keys()
-    assert {id(p) for p in tensors(model, "a").values()} == {id(p) for p in parameters(model, "a")}
+    written = {id(t) for t in tensors(model, "a").values() if isinstance(t, torch.nn.Parameter)}
+    assert written == {id(p) for p in parameters(model, "a")}
     before = logits(model, batch(arch))
     for name, t in state.items():
         save_file({**state, name: t + numbers("change", t.shape)}, tmp_path / WEIGHTS)
@@ -337,9 +340,9 @@ def test_13_the_file_has_the_names_and_shapes_of_peft(spec, arch, tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-SHAPES = {"llama": lambda h, w, kv: dict(hidden_size=h * w, num_attention_heads=h, num_key_value_heads=kv),
-          "gpt2": lambda h, w, kv: dict(n_embd=h * w, n_head=h),
-          "bert": lambda h, w, kv: dict(hidden_size=h * w, num_attention_heads=h)}
+SHAPES = {"llama": lambda h, w, kv: {"hidden_size": h * w, "num_attention_heads": h, "num_key_value_heads": kv},
+          "gpt2": lambda h, w, kv: {"n_embd": h * w, "n_head": h},
+          "bert": lambda h, w, kv: {"hidden_size": h * w, "num_attention_heads": h}}
 
 
 @pytest.mark.parametrize("arch", SHAPES)
@@ -351,8 +354,8 @@ SHAPES = {"llama": lambda h, w, kv: dict(hidden_size=h * w, num_attention_heads=
 def test_14_any_width_rank_and_batch(method, arch, heads, width, grouped, r, rows, time, data):
     shape = {**SHAPES[arch](heads, width, 1 if grouped else heads), "num_hidden_layers": 1}
     spec = copy.copy(method)
-    object.__setattr__(spec, "options", {**method.options, **({"r": r} if "r" in method.options else {}),
-                                         **({"num_virtual_tokens": r} if "num_virtual_tokens" in method.options else {})})
+    drawn = {size: r for size in ("r", "num_virtual_tokens") if size in method.options}
+    object.__setattr__(spec, "options", {**method.options, **drawn})
     inputs, base = batch(arch, rows, time), tiny(arch, **shape)
     model = ours(spec, arch, model=copy.deepcopy(base))
     single = logits(model, inputs)

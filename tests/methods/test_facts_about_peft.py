@@ -1,0 +1,114 @@
+"""What `peft` 0.21 itself does not do, or does in silence: tested, so that a release that changes it is noticed."""
+import peft
+import pytest
+import torch
+from specs import SPECS
+from test_ladder import logits, losses, ours, theirs
+from tiny import batch, fill, left_padded, tiny
+
+import peftlab as pl
+from peftlab.files import tensors
+
+BY_NAME = {s.name: s for s in SPECS}
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if ("peft", "gpt2") in s.no], ids=lambda s: s.name)
+def test_it_refuses_conv1d_layers(spec):
+    with pytest.raises((TypeError, ValueError)):
+        peft.get_peft_model(tiny("gpt2"), spec.peft_config("gpt2"))
+
+
+def test_beft_refuses_norms():
+    with pytest.raises((TypeError, ValueError), match="LayerNorm"):
+        peft.get_peft_model(tiny("bert"), peft.BeftConfig(target_modules=["LayerNorm"]))
+
+
+@pytest.mark.parametrize("name", ["IA3", "BitFit", "PromptTuning", "PrefixTuning"])
+def test_adapter_names_are_ignored_in_silence(name):
+    reference, inputs = theirs(BY_NAME[name], "llama"), batch("llama")
+    asked = reference(**inputs, adapter_names=["__base__"] * 3).logits[:, -7:]
+    assert torch.equal(asked, logits(reference, inputs))
+    assert not torch.allclose(asked, logits(tiny("llama"), inputs), atol=1e-2)
+
+
+def test_adapter_names_fail_for_dora_and_work_for_lora():
+    with pytest.raises(ValueError, match="(?i)dora"):
+        theirs(BY_NAME["DoRA"], "llama")(**batch("llama"), adapter_names=["default", "__base__", "default"])
+    asked = theirs(BY_NAME["LoRA"], "llama")(**batch("llama"), adapter_names=["default", "__base__", "default"]).logits
+    assert torch.allclose(asked[1], logits(tiny("llama"), batch("llama"))[1], atol=1e-6)
+
+
+def unpadded_rows(model):
+    """The last logits of each text, on its own and without its padding."""
+    inputs = left_padded()
+    for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"]):
+        text = ids[mask.bool()][None]
+        yield logits(model, {"input_ids": text, "attention_mask": torch.ones_like(text)})[0, -1]
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["PromptTuning", "PrefixTuning"])
+def test_padding_on_the_left_changes_nothing_here(name, arch):
+    model = ours(BY_NAME[name], arch)
+    for row, alone in zip(logits(model, left_padded()), unpadded_rows(model)):
+        assert torch.allclose(row[-1], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["PromptTuning", "PrefixTuning"])
+def test_padding_on_the_left_changes_the_logits_there(name, arch):
+    reference = theirs(BY_NAME[name], arch)
+    rows = zip(logits(reference, left_padded()), unpadded_rows(reference))
+    assert max((row[-1] - alone).abs().max() for row, alone in rows) > 1e-3
+
+
+def test_prefix_tuning_cannot_generate_without_a_cache_there():
+    with pytest.raises(Exception):  # noqa: B017 - whatever it raises
+        theirs(BY_NAME["PrefixTuning"], "llama").generate(**left_padded(), max_new_tokens=3, use_cache=False)
+
+
+def test_the_logits_of_a_prompt_come_back_as_well():
+    reference, inputs = theirs(BY_NAME["PromptTuning"], "llama"), batch("llama")
+    assert reference(**inputs).logits.shape[1] == 7 + 3
+    assert ours(BY_NAME["PromptTuning"], "llama")(**inputs).logits.shape[1] == 7
+
+
+def test_a_classifier_with_virtual_tokens_cannot_be_loaded_without_its_head(tmp_path):
+    model = pl.attach(tiny("bert"), pl.methods.PromptTuning, name="a", num_virtual_tokens=3)
+    pl.save(model, tmp_path, "a")
+    with pytest.raises(KeyError, match="classifier"):
+        peft.PeftModel.from_pretrained(tiny("bert"), tmp_path)
+    assert torch.equal(logits(pl.load(tiny("bert"), tmp_path), batch("bert")), logits(model, batch("bert")))
+
+
+def test_a_classifier_s_file_names_a_head_that_does_not_exist(tmp_path):
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"])
+    reference = peft.get_peft_model(tiny("bert"), config).eval()
+    assert reference.peft_config["default"].modules_to_save == ["classifier", "score"]
+    fill(peft.get_peft_model_state_dict(reference))
+    reference.save_pretrained(tmp_path)
+    model = pl.load(tiny("bert"), tmp_path)
+    assert torch.allclose(logits(model, batch("bert")), logits(reference, batch("bert")), atol=1e-6)
+    assert "base_model.model.classifier.weight" in tensors(model, "default")
+
+
+def test_unmerging_is_not_exact_there():
+    reference = theirs(BY_NAME["IA3"], "llama")
+    before = {k: v.clone() for k, v in reference.state_dict().items()}
+    reference.merge_adapter()
+    reference.unmerge_adapter()
+    assert any(not torch.equal(v, before[k]) for k, v in reference.state_dict().items())
+
+
+def test_a_random_prompt_is_far_larger_than_an_embedding():
+    drawn = peft.get_peft_model(tiny("llama"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=200))
+    here = pl.attach(tiny("llama"), pl.methods.PromptTuning, num_virtual_tokens=200)
+    for p in (next(p for p in drawn.parameters() if p.requires_grad), tensors(here, "default")["prompt_embeddings"]):
+        assert 0.9 < p.std() < 1.1
+
+
+def test_lora_beside_biases_trained_in_place_is_not_the_base_model_when_disabled():
+    reference = peft.get_peft_model(tiny("bert"), peft.LoraConfig(target_modules=["query"], bias="all"))
+    losses(reference, batch("bert"), steps=3)
+    with reference.disable_adapter():
+        assert not torch.allclose(logits(reference, batch("bert")), logits(tiny("bert"), batch("bert")), atol=1e-4)
