@@ -6,16 +6,30 @@ import peft
 
 import peftlab as pl
 from peftlab.methods import (
+    C3A,
+    HRA,
     IA3,
+    OFT,
     BitFit,
+    DeLoRA,
     DoRA,
+    FourierFT,
     FullFineTuning,
+    GraLoRA,
+    HiRA,
     Houlsby,
+    LNTuning,
+    LoHa,
+    LoKr,
     LoRA,
+    MiSS,
     ParallelAdapter,
     Pfeiffer,
     PrefixTuning,
     PromptTuning,
+    RoAd,
+    TrainableTokens,
+    VeRA,
 )
 
 CHECKS = ("peft", "merge", "identity", "compile", "checkpointing", "generate")
@@ -31,6 +45,7 @@ class Spec:
     options: dict = field(default_factory=dict)
     config: object = None                                    # peft's configuration class, given the same options
     save: dict = field(default_factory=dict)                 # modules_to_save, by architecture
+    losses_within: float = 1e-6                              # over twenty steps with AdamW
     no: dict = field(default_factory=dict)                   # check, or (check, architecture) -> why it does not apply
 
     def why_not(self, check, arch):
@@ -69,6 +84,9 @@ NOT_AFFINE = {"peft": NOT_IN_PEFT, "merge": "it is not affine: there is a non-li
 PREFIX = {"checkpointing": "it needs the cache, which checkpointing switches off"}
 VIRTUAL = {"merge": "virtual tokens change no weight", "identity": "added tokens take some of the attention"}
 
+NO_CONV1D = {("peft", "gpt2"): "`peft` has it for nn.Linear only: see test_facts_about_peft.py"}
+STARTS_APART = {"identity": "its coefficients start at random, as in `peft`"}
+
 SPECS = [
     Spec("LoRA", LoRA, ATTENTION, {"r": 4, "lora_alpha": 6}, peft.LoraConfig),
     Spec("rsLoRA", LoRA, ATTENTION, {"r": 4, "lora_alpha": 6, "use_rslora": True}, peft.LoraConfig),
@@ -88,4 +106,24 @@ SPECS = [
     Spec("Pfeiffer", Pfeiffer, LAST, {"reduction_factor": 4},
          no={**NOT_AFFINE, "identity": "both matrices start near zero, not at zero"}),
     Spec("ParallelAdapter", ParallelAdapter, BESIDE, {"reduction_factor": 2}, no=NOT_AFFINE),
+    Spec("LoHa", LoHa, ATTENTION, {"r": 3, "alpha": 4}, peft.LoHaConfig, no=NO_CONV1D),
+    Spec("LoKr", LoKr, ATTENTION, {"r": 1, "alpha": 4}, peft.LoKrConfig, no=NO_CONV1D),
+    Spec("OFT", OFT, ATTENTION, {"oft_block_size": 4}, partial(peft.OFTConfig, r=0), no=NO_CONV1D),
+    Spec("OFT, exact", OFT, ATTENTION, {"oft_block_size": 4, "use_cayley_neumann": False}, partial(peft.OFTConfig, r=0),
+         no=NO_CONV1D),
+    Spec("HRA", HRA, ATTENTION, {"r": 4}, peft.HRAConfig,
+         no={**NO_CONV1D, "identity": "equal reflections undo each other up to rounding, not to the bit"}),
+    Spec("MiSS", MiSS, ATTENTION, {"r": 5}, peft.MissConfig, no=NO_CONV1D),
+    Spec("FourierFT", FourierFT, ATTENTION, {"n_frequency": 20, "scaling": 5.0}, peft.FourierFTConfig, no=STARTS_APART),
+    Spec("VeRA", VeRA, ATTENTION, {"r": 6}, peft.VeraConfig),
+    Spec("RoAd", RoAd, ATTENTION, {"group_size": 4}, peft.RoadConfig, no=NO_CONV1D),
+    Spec("HiRA", HiRA, ATTENTION, {"r": 3}, peft.HiraConfig),
+    Spec("DeLoRA", DeLoRA, ATTENTION, {"r": 3, "delora_lambda": 2}, peft.DeloraConfig, no=NO_CONV1D),
+    Spec("GraLoRA", GraLoRA, ATTENTION, {"r": 4, "alpha": 6, "gralora_k": 2}, peft.GraloraConfig),
+    # its Fourier transforms round otherwise than `peft`'s, and AdamW makes much of it where a gradient is nearly zero
+    Spec("C3A", C3A, ATTENTION, {"block_size": 4}, peft.C3AConfig, losses_within=1e-4, no={**NO_CONV1D, **STARTS_APART}),
+    Spec("LNTuning", LNTuning, {"llama": ["input_layernorm", "norm"], "gpt2": ["ln_1", "ln_f"], "bert": ["LayerNorm"]}, {},
+         peft.LNTuningConfig),
+    Spec("TrainableTokens", TrainableTokens, {"llama": ["embed_tokens"], "bert": ["word_embeddings"]},
+         {"token_indices": [5, 9, 20]}, peft.TrainableTokensConfig),
 ]

@@ -23,7 +23,9 @@ def test_beft_refuses_norms():
         peft.get_peft_model(tiny("bert"), peft.BeftConfig(target_modules=["LayerNorm"]))
 
 
-@pytest.mark.parametrize("name", ["IA3", "BitFit", "PromptTuning", "PrefixTuning"])
+@pytest.mark.parametrize("name", ["IA3", "BitFit", "PromptTuning", "PrefixTuning", "LoHa", "LoKr", "OFT", "HRA", "MiSS",
+                                  "FourierFT", "VeRA", "HiRA", "DeLoRA", "GraLoRA", "C3A", "LNTuning",
+                                  "TrainableTokens"])
 def test_adapter_names_are_ignored_in_silence(name):
     reference, inputs = theirs(BY_NAME[name], "llama"), batch("llama")
     asked = reference(**inputs, adapter_names=["__base__"] * 3).logits[:, -7:]
