@@ -273,7 +273,7 @@ def look_init(answer, case):
     if list(A.shape) == [case.r, case.d_in] and A.any():
         size = (A.pow(2).mean() * case.d_in).sqrt().item()  # |A x| per entry, for x with entries of size 1
         seen["size of an entry of A @ x, when the entries of x are of size 1"] = (
-            "about 1" if 0.25 < size < 2 else f"about {size:.2g}"
+            "about 1" if 0.25 < size < 2 else f"about {float(f'{size:.1g}'):g}"
         )
         seen["a row of A differs from the next"] = not torch.equal(A[0], A[1])
         seen["positive and negative entries in A"] = bool((A > 0).double().mean().sub(0.5).abs() < 0.1)
