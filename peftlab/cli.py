@@ -127,6 +127,16 @@ def build(more: list[str]) -> int:
     return 0
 
 
+def course(more: list[str]) -> int:
+    """Make an nbgrader course of the lessons: `peftlab course FOLDER [LESSON ...]` (for teachers)."""
+    if not more or more[0].startswith("-"):
+        raise SystemExit("peftlab course FOLDER [LESSON ...]: name the folder of the course to make")
+    from peftlab.classroom.grading import make_course
+
+    print(f"The course is in {make_course(*more)}. There: nbgrader generate_assignment LESSON --create")
+    return 0
+
+
 def bench(more: list[str]) -> int:
     """Time a step of ours beside the library's: ratios, below 1.00 where ours costs less (--help lists the options)."""
     from peftlab.lab.bench import main as compare
@@ -156,4 +166,4 @@ def _no(more: list[str], command: str):
         raise SystemExit(f"peftlab {command} takes no options: {' '.join(more)}")
 
 
-COMMANDS = {"lab": lab, "fetch": fetch, "doctor": doctor, "bench": bench, "build": build}
+COMMANDS = {"lab": lab, "fetch": fetch, "doctor": doctor, "course": course, "bench": bench, "build": build}
