@@ -133,7 +133,11 @@ def course(more: list[str]) -> int:
         raise SystemExit("peftlab course FOLDER [LESSON ...]: name the folder of the course to make")
     from peftlab.classroom.grading import make_course
 
-    print(f"The course is in {make_course(*more)}. There: nbgrader generate_assignment LESSON --create")
+    try:
+        folder = make_course(*more)
+    except ValueError as error:
+        raise SystemExit(f"peftlab course: {error}") from error
+    print(f"The course is in {folder}. There: nbgrader generate_assignment LESSON --create")
     return 0
 
 

@@ -23,6 +23,8 @@ def make_course(folder, *names, course="peftlab"):
     What is there already stays: a changed config or source is the teacher's. After it: `nbgrader generate_assignment`.
     """
     folder = Path(folder)
+    if unknown := set(names) - set(lessons()):
+        raise ValueError(f"no lesson is called {', '.join(sorted(unknown))}; there are: {', '.join(lessons())}")
     for name in names or lessons():
         notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         for cell in notebook.cells:
