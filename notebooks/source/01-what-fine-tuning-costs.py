@@ -433,10 +433,10 @@ test_texts = test_texts.select(range(200))
 collate = pl.lab.training.texts(tokenizer, max_length=64)
 
 pl.attach(model, LoRA, ["query", "value"], r=8, modules_to_save=["classifier"])
-lora_run = pl.lab.training.train(model, train_texts, collate, steps=24, batch_size=16, lr=2e-3)
+lora_run = pl.lab.training.train(model, train_texts, collate, steps=30, batch_size=16, lr=3e-3)
 lora_test = pl.lab.training.evaluate(model, test_texts, collate)
 pl.detach(model)
-full_run = pl.lab.training.train(model, train_texts, collate, steps=24, batch_size=16, lr=2e-4)
+full_run = pl.lab.training.train(model, train_texts, collate, steps=30, batch_size=16, lr=2e-4)
 full_test = pl.lab.training.evaluate(model, test_texts, collate)
 
 for way, run, test in (("LoRA", lora_run, lora_test), ("full", full_run, full_test)):
@@ -450,7 +450,7 @@ ratio = sum(t.nbytes for t in full_run.moments().values()) / sum(t.nbytes for t 
 print(f"both learn; AdamW's states are {ratio:.0f} times smaller with LoRA")
 
 # %% [markdown]
-# Both learn. Which learns *better* is another question, and two dozen steps with one seed and a learning rate picked by hand
+# Both learn. Which learns *better* is another question, and thirty steps with one seed and a learning rate picked by hand
 # do not answer it; lesson 10 does. The states shrink as the parameters do: the one part of the budget of which this is true.
 #
 # ## The model behind the numbers

@@ -252,7 +252,7 @@ def kept(
 def kept_cases(seed):
     every = list(READS)
     return [
-        Case(f"`tokens = {t}, d = {d}, ff = {ff}`, trained: {', '.join(on) or 'none'}", inputs=(t, d, ff), on=on)
+        Case(f"`tokens = {t}, d = {d}, ff = {ff}`, with {', '.join(on) or 'nothing'} trained", inputs=(t, d, ff), on=on)
         for t, d, ff, on in (
             (256, 384, 1000, every),  # ff is no multiple of d, so that it shows which of the two is missing
             (256, 384, 1000, ["query", "value"]),
@@ -319,6 +319,20 @@ kept_numbers.slip(
         kept(tokens, d, ff, trained) + tokens * d * max(0, len(trained & {"query", "key", "value"}) - 1)
     ),
     "input-three-times",
+)
+kept_numbers.slip(
+    "Each trained layer adds a tensor of its own in your count. Some of the six read the same tensor, "
+    "and one reads a tensor that is kept anyway: which?"
+)(
+    lambda tokens, d, ff, trained: kept(tokens, d, ff, ())
+    + tokens * sum(ff if name == "output" else d for name in trained),
+    "each-layer-its-own",
+)
+_kept(
+    "The input of the block is kept in your count even when nothing that reads it is trained. "
+    "Who needs it then? Attention itself asks for q, k and v.",
+    "block-input-always",
+    always=(*ALWAYS, "x"),
 )
 _kept(
     "The input of `attention.output` is counted on top. It is what attention gave: is that not kept already?",
@@ -639,6 +653,12 @@ _times(
 multiplications.slip("The number of tokens plays no part. Does each token go through the layer?")(
     lambda tokens, d_in, d_out, on: d_in * d_out * (3 if on else 2), "one-token-only"
 )
+multiplications.slip(
+    "The two widths are added in your count. Each of the outputs is made from *all* inputs: how many pairs are there?"
+)(lambda tokens, d_in, d_out, on: tokens * (d_in + d_out) * (3 if on else 2), "adds-the-widths")
+multiplications.slip(
+    "The gradient of the weight is counted for one token. It is a sum over all of them: how many products go into each entry?"
+)(lambda tokens, d_in, d_out, on: d_in * d_out * (2 * tokens + bool(on)), "weight-gradient-for-one-token")
 multiplications.slip("The two cases are the wrong way round. Which of them needs the gradient of the weight?")(
     lambda tokens, d_in, d_out, on: tokens * d_in * d_out * (2 if on else 3), "trained-and-frozen-swapped"
 )
