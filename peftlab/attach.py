@@ -105,8 +105,7 @@ def attach(model, method, target_modules=None, name="default", modules_to_save=N
             new.append((layer, method(layer, **method.per_layer(path, **options))))
         if hasattr(method, "share"):
             method.share([adapter for _, adapter in new])
-    for _, layer in targets(model, modules_to_save) if modules_to_save else ():
-        new.append((layer, FullFineTuning(layer)))
+    new += [(layer, FullFineTuning(layer)) for _, layer in copied(model, modules_to_save)]
     twice = [layer for i, (layer, _) in enumerate(new) if any(layer is other for other, _ in new[:i])]
     if twice:
         raise ValueError(f"a {type(twice[0]).__name__} is both in target_modules and in modules_to_save: choose one")
@@ -116,7 +115,7 @@ def attach(model, method, target_modules=None, name="default", modules_to_save=N
         model.requires_grad_(False)
     for layer, adapter in new:
         if not hasattr(layer, "adapters"):
-            layer.adapters, layer.switch = nn.ModuleDict(), model.switch
+            layer.adapters, layer.switch = nn.ModuleDict().train(layer.training), model.switch
             layer.hooks = (layer.register_forward_pre_hook(_before), layer.register_forward_hook(_after))
         device = next((p.device for p in layer._parameters.values() if p is not None), next(model.parameters()).device)
         layer.adapters[name] = adapter.to(device).train(model.training)
@@ -150,6 +149,13 @@ def targets(model, target_modules):
             if isinstance(target_modules, str) and target_modules != "all-linear" else ""
         raise ValueError(f"no layer is called {missing[0]!r}: {hint}{_there_are(layers)}")
     return found
+
+
+def copied(model, modules_to_save):
+    """The (path, layer) pairs to train as copies: layers with parameters of their own, also those inside a block."""
+    blocks = targets(model, modules_to_save) if modules_to_save else ()
+    return list({id(layer): (f"{path}.{inner}".rstrip("."), layer) for path, block in blocks
+                 for inner, layer in block.named_modules() if layer._parameters and not _ours(inner)}.values())
 
 
 def _there_are(layers):
@@ -216,17 +222,22 @@ def detach(model, keep_merged=False):
         unmerge(model)
     was_trainable = model.switch.was_trainable
     for _, layer in adapted(model):
-        for handle in layer.hooks:
-            handle.remove()
-        for extra in ("adapters", "switch", "hooks", "unmerged"):
-            if hasattr(layer, extra):
-                delattr(layer, extra)
+        strip(layer)
     virtual_tokens.unhook(virtual_tokens.reader(model))
     if hasattr(model, "switch"):                             # gone already if the model itself was an adapted layer
         del model.switch
     for n, p in model.named_parameters():
         p.requires_grad_(n in was_trainable)
     return model
+
+
+def strip(layer):
+    """Take all that we put on a layer off it."""
+    for handle in layer.hooks:
+        handle.remove()
+    for extra in ("adapters", "switch", "hooks", "unmerged"):
+        if hasattr(layer, extra):
+            delattr(layer, extra)
 
 
 def _known(model, names, verb):

@@ -2,9 +2,8 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from peftlab.adapter import FullFineTuning, is_conv1d
+from peftlab.adapter import FullFineTuning
 from peftlab.virtual_tokens import VirtualTokens
 
 
@@ -52,12 +51,11 @@ def closed_form(model, method, target_modules=None, modules_to_save=None, **opti
 
     Uses the layers' shapes alone, so it works for models on the "meta" device too.
     """
-    from peftlab.attach import targets
-    copies = targets(model, modules_to_save) if modules_to_save else ()
-    copied = sum(FullFineTuning.count_layer(layer) for _, layer in copies)
+    from peftlab.attach import copied, targets
+    copies = sum(FullFineTuning.count_layer(layer) for _, layer in copied(model, modules_to_save))
     if issubclass(method, VirtualTokens):
-        return copied + method.count(model.config, **options)
-    return copied + sum(method.count_layer(layer, **method.per_layer(path, **options))
+        return copies + method.count(model.config, **options)
+    return copies + sum(method.count_layer(layer, **method.per_layer(path, **options))
                         for path, layer in targets(model, target_modules))
 
 
@@ -66,13 +64,13 @@ def saved_activations(model, **batch):
 
     Each storage counts once. Trains nothing, leaves no gradient.
     """
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}                # _cdata: also on "meta"
     kept = {}
 
     def pack(t):
         storage = t.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), t)  # hold the tensor, or its address is used again
+        if storage._cdata not in weights:
+            kept[storage._cdata] = (storage.nbytes(), t)     # hold the tensor, or its address is used again
         return t
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -88,6 +86,8 @@ def multiplications(model, **batch):
     """
     from torch.utils.flop_counter import FlopCounterMode
     grads = [p.grad for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = None                                        # or backward would add to what is there
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         out = model(**batch)
         loss = out.loss if getattr(out, "loss", None) is not None else next(iter(out.values())).sum()
@@ -106,8 +106,3 @@ def linear_multiplications(tokens, d_in, d_out, trained=False, input_needs_gradi
     """
     one = tokens * d_in * d_out
     return one, one * (int(trained) + int(input_needs_gradient))
-
-
-def linear_layers(model):
-    """The (path, layer) pairs of a model's own linear layers."""
-    return [(p, m) for p, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)]

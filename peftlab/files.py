@@ -9,12 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from peftlab.adapter import Adapter
-from peftlab.attach import _known, _refuse_if_merged, adapted, attach, detach, use
+from peftlab.attach import _known, _refuse_if_merged, adapted, attach, detach, parameters, strip, use
 from peftlab.virtual_tokens import VirtualTokens, cache_shape, on
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 # Fields of a configuration that do not change what the adapter computes once its tensors are loaded.
+_LEAVES_THE_BASE = (None, True, False, "gaussian", "eva", "mica")    # init_lora_weights that do not touch the base
 _NO_MATTER = {"peft_type", "target_modules", "task_type", "inference_mode", "base_model_name_or_path", "revision",
               "auto_mapping", "peft_version", "init_lora_weights", "init_ia3_weights", "init_weights",
               "fan_in_fan_out", "bias", "lora_dropout", "module_dropout", "rank_dropout", "eps", "mini_r",
@@ -45,6 +46,10 @@ def save(model, folder, name="default"):
     """
     _known(model, [name], "save")
     _refuse_if_merged(model, "save")
+    unnamed = {id(p) for p in parameters(model, name)} - {id(p) for p in tensors(model, name).values()}
+    if unnamed:
+        raise ValueError(f"{model.switch.recipe[name][0].__name__} has {len(unnamed)} parameters that its `keys` do not "
+                         "name: they would be lost. Add them: keys = {'my_parameter': 'its_name_in_the_file'}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     method, targets, options = model.switch.recipe[name]
@@ -57,7 +62,7 @@ def save(model, folder, name="default"):
         config.pop("target_modules")
     for file, write in ((WEIGHTS, lambda p: save_file({k: v.detach().cpu().contiguous() for k, v in
                                                        tensors(model, name).items()}, p, {"format": "pt"})),
-                        (CONFIG, lambda p: p.write_text(json.dumps(config, indent=2) + "\n"))):
+                        (CONFIG, lambda p: p.write_text(json.dumps(config, indent=2) + "\n", "utf-8"))):
         part = folder / (file + ".part")                     # a crash must not leave half a file under the real name
         write(part)
         part.replace(folder / file)
@@ -74,12 +79,15 @@ def load(model, folder, name="default"):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} holds no {file}: an adapter's folder has {CONFIG} and {WEIGHTS}")
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
         state = load_file(folder / WEIGHTS)
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{folder / CONFIG} is not valid JSON ({e}): copy the folder again") from e
     except SafetensorError as e:
         raise ValueError(f"{folder / WEIGHTS} is damaged or cut short ({e}): copy it again") from e
+
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / CONFIG} holds a {type(config).__name__}, not the fields of a configuration")
 
     method = _method(config, folder)
     known = set(inspect.signature(method.__init__).parameters) | set(inspect.signature(method.per_layer).parameters) \
@@ -88,17 +96,24 @@ def load(model, folder, name="default"):
         if value and field not in known | _NO_MATTER | set(method.config):
             raise ValueError(f"{folder / CONFIG} sets {field}={value!r}, which {method.__name__} here does not have: "
                              "loading it would give other results than it was trained with")
+    if config.get("init_lora_weights") not in _LEAVES_THE_BASE:
+        raise ValueError(f"{folder / CONFIG} sets init_lora_weights={config['init_lora_weights']!r}, which changed the "
+                         "base weights before training, and the file does not hold those. Have `peft` convert it: "
+                         "save_pretrained(..., path_initial_model_for_weight_conversion=...)")
     if config.get("bias", "none") != "none":
         raise ValueError(f"{folder / CONFIG} sets bias={config['bias']!r}: biases trained in place are not loaded; "
                          "use BitFit for them")
     options = {k: config[k] for k in known & set(config) if k not in ("self", "layer", "model", "path")}
     if issubclass(method, VirtualTokens):
-        options = {"num_virtual_tokens": config["num_virtual_tokens"]}
+        options = {"num_virtual_tokens": config.get("num_virtual_tokens")}
     # `peft` writes down what a head may be called, "classifier" and "score": one that does not exist is none of them
     copies = [end for end in dict.fromkeys(config.get("modules_to_save") or ())
               if any(path == end or path.endswith("." + end) for path, _ in model.named_modules())]
     before = model.switch.active if hasattr(model, "switch") else None
-    attach(model, method, config.get("target_modules"), name, copies or None, **options)
+    try:
+        attach(model, method, config.get("target_modules"), name, copies or None, **options)
+    except TypeError as e:
+        raise ValueError(f"{folder / CONFIG} does not describe a {method.__name__} for this model: {e}") from e
     try:
         _fill(tensors(model, name), state, folder / WEIGHTS)
     except ValueError:
@@ -132,6 +147,8 @@ def forget(model, name):
     _known(model, [name], "forget")
     for _, layer in adapted(model, name):
         del layer.adapters[name]
+        if not layer.adapters:
+            strip(layer)
     if name in on(model):
         del on(model)[name]
     del model.switch.recipe[name]

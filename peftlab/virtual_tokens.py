@@ -51,7 +51,7 @@ def on(model):
 
 def hook(model, switch):
     if not hasattr(model, "virtual_tokens"):
-        model.virtual_tokens, model.switch = nn.ModuleDict(), switch
+        model.virtual_tokens, model.switch = nn.ModuleDict().train(model.training), switch
         model.token_hooks = (model.register_forward_pre_hook(_enter, with_kwargs=True),
                              model.register_forward_hook(_leave, with_kwargs=True))
 
@@ -144,6 +144,7 @@ def _enter(model, args, kw):
                              "call model.gradient_checkpointing_disable()")
         from transformers import DynamicCache  # here, since importing transformers takes a while
         kw["past_key_values"] = cache = DynamicCache() if cache is None else cache
+        kv = kv.to(model.get_input_embeddings().weight.dtype)
         for i, (k, v) in enumerate(kv.permute(2, 3, 0, 4, 1, 5)):                      # (batch, heads, n, width) each
             cache.update(k, v, i)
     if first and embeds is not None:

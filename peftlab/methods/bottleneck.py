@@ -62,10 +62,13 @@ class Pfeiffer(Houlsby):
         self.at_norm = isinstance(layer, nn.LayerNorm)
 
     def before(self, x):
-        return x + self.bottleneck(self.layer.forward(x)) if self.at_norm else x      # `forward`: no hooks again
+        return x + self.bottleneck(self.norm(x)) if self.at_norm else x
 
     def after(self, x, y):
         return y if self.at_norm else super().after(x, y)
+
+    def norm(self, x):
+        return self.layer.forward(x.to(self.layer.weight.dtype)).to(x.dtype)          # `forward`: no hooks again
 
 
 class ParallelAdapter(Houlsby):

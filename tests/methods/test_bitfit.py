@@ -1,7 +1,7 @@
 """BitFit: changes of biases learn what the biases themselves learn, LayerNorm's included."""
 import pytest
 import torch
-from test_ladder import logits
+from ladder import logits
 from tiny import batch, tiny
 
 import peftlab as pl

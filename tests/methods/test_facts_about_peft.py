@@ -2,8 +2,8 @@
 import peft
 import pytest
 import torch
+from ladder import logits, losses, ours, theirs
 from specs import SPECS
-from test_ladder import logits, losses, ours, theirs
 from tiny import batch, fill, left_padded, tiny
 
 import peftlab as pl

@@ -2,7 +2,7 @@
 import peft
 import pytest
 import torch
-from test_ladder import logits, losses
+from ladder import logits, losses
 from tiny import batch, tiny
 from torch import nn
 

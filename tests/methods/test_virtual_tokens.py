@@ -1,8 +1,9 @@
 """Prompts and prefixes: how they start, where they sit, what they refuse."""
 import pytest
 import torch
+from ladder import logits, ours
 from specs import SPECS
-from test_ladder import ROWS, logits, mixed, ours
+from test_ladder import ROWS, mixed
 from tiny import BERT, batch, left_padded, tiny
 from torch import nn
 from transformers import BertConfig, BertModel
