@@ -330,7 +330,7 @@ kept_numbers.slip(
 )
 _kept(
     "The input of the block is kept in your count even when nothing that reads it is trained. "
-    "Who needs it then? Attention itself asks for q, k and v.",
+    "Attention asks for q, k and v; who asks for the block's input then?",
     "block-input-always",
     always=(*ALWAYS, "x"),
 )
