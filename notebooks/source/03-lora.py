@@ -48,7 +48,7 @@ predict("lora-first-step")
 # - $\alpha$ sets the size of the update. Divided by $r$, so that a larger rank does not by itself mean a larger update.
 #
 # The product $BA$ has the shape of $W$, but only $r$ independent rows. That is the price: not every update can be written so.
-# What you get for it is in the next cell.
+# The picture shows it to shape, and the cell after it what you get.
 
 # %%
 figures.show(
@@ -128,11 +128,13 @@ check("lora-init", lora_init)
 def first_gradients(A, B):
     """How far the output is from the frozen layer's, and the norms of both gradients, for one layer and one batch."""
     draw = torch.Generator().manual_seed(0)
-    x, weight, bias, target = (torch.randn(*s, generator=draw) for s in ((32, 24), (16, 24), (16,), (32, 16)))
+    shapes = (32, 24), (16, 24), (16,), (32, 16)
+    x, weight, bias, target = (torch.randn(*shape, generator=draw) for shape in shapes)
     A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
     y = lora_forward(x, weight, bias, A, B, alpha=8)
     F.mse_loss(y, target).backward()
-    return (y - F.linear(x, weight, bias)).abs().max().item(), A.grad.norm().item(), B.grad.norm().item()
+    moved = (y - F.linear(x, weight, bias)).abs().max()
+    return moved.item(), A.grad.norm().item(), B.grad.norm().item()
 
 
 torch.manual_seed(0)
@@ -141,9 +143,11 @@ zero_A, B = torch.zeros(4, 24), torch.randn(16, 4)
 starts = {"B zero": (A, zero_B), "A zero": (zero_A, B), "both zero": (zero_A, zero_B), "neither": (A, B)}
 seen = {name: first_gradients(*start) for name, start in starts.items()}
 for name, (moved, for_A, for_B) in seen.items():
-    print(f"{name:9}  output {'the same' if moved == 0 else 'changed '}  gradient of A {for_A:.2f}, of B {for_B:.2f}")
+    output = "the same" if moved == 0 else "changed"
+    print(f"{name:10} output {output:9} gradient of A {for_A:5.2f}, of B {for_B:.2f}")
 
-assert seen["B zero"][:2] == (0, 0) and seen["B zero"][2] > 0  # A's gradient is zero exactly, not nearly
+assert seen["B zero"][:2] == (0, 0)  # A's gradient is zero exactly, not nearly
+assert seen["B zero"][2] > 0
 assert seen["both zero"] == (0, 0, 0)
 
 # %% [markdown]
@@ -184,7 +188,8 @@ check("lora-gradients", lora_gradients)
 # %%
 draw = torch.Generator().manual_seed(1)
 x, weight = torch.randn(256, 24, generator=draw), torch.randn(16, 24, generator=draw)
-target = F.linear(x, weight + torch.randn(16, 2, generator=draw) @ torch.randn(2, 24, generator=draw) / 4)
+wanted = torch.randn(16, 2, generator=draw) @ torch.randn(2, 24, generator=draw) / 4
+target = F.linear(x, weight + wanted)
 
 torch.manual_seed(0)
 A, B = lora_init(24, 16, 4)
@@ -311,7 +316,8 @@ with torch.no_grad():
 torch.manual_seed(0)
 adapters = attach(model, TARGETS, R, ALPHA)
 with torch.no_grad():
-    assert torch.equal(model(**batch).logits, base_logits), "with B at zero the model must answer bit for bit as before"
+    same = torch.equal(model(**batch).logits, base_logits)
+assert same, "with B at zero the model must answer bit for bit as before"
 
 in_closed_form = sum(R * (A.shape[1] + B.shape[0]) for A, B in adapters.values())
 print(len(adapters), "layers have an adapter")
@@ -402,9 +408,9 @@ check("lora-unmerge", (merge, unmerge))
 
 # %%
 def lost(weight, update, dtype):
-    """The share of the update that rounding to `dtype` takes away: the norm of what is missing by the norm of the update."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False).to(dtype).requires_grad_(False)
-    layer.weight.copy_(weight)
+    """The norm of what is missing after a merge in `dtype`, as a share of the norm of the update."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
+    layer.requires_grad_(False).weight.copy_(weight)
     start = layer.weight.double()
     merge(layer, update)
     return ((layer.weight.double() - start - update).norm() / update.norm()).item()
@@ -415,13 +421,15 @@ weight = torch.randn(512, 512, generator=draw)
 update = torch.randn(512, 8, generator=draw) @ torch.randn(8, 512, generator=draw)
 update *= weight.norm() / update.norm()  # now as large as the weight
 
-sizes = [0.3, 0.1, 0.03, 0.01, 0.003, 0.001]
+sizes = [1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001]
 names = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 shares = {name: [lost(weight, size * update, dtype) for size in sizes] for name, dtype in names.items()}
 for size in (0.1, 0.01, 0.001):
     i = sizes.index(size)
-    print(f"update of {size:5.1%}: bfloat16 loses {shares['bfloat16'][i]:5.1%}, float16 {shares['float16'][i]:5.1%}")
-assert shares["bfloat16"][1] < 0.05 < shares["bfloat16"][3] < 0.5 < shares["bfloat16"][5]
+    in_bf16, in_fp16 = shares["bfloat16"][i], shares["float16"][i]
+    print(f"update of {size:5.1%}: bfloat16 loses {in_bf16:5.1%} of it, float16 {in_fp16:5.1%}")
+tenth, hundredth, thousandth = (shares["bfloat16"][sizes.index(s)] for s in (0.1, 0.01, 0.001))
+assert tenth < 0.05 < hundredth < 0.5 < thousandth
 
 # %%
 figures.show(
@@ -489,7 +497,7 @@ def save(adapters, folder, targets, r, alpha):
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.contiguous().clone() for name, t in lora_tensors(adapters).items()}
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    config = {"peft_type": "LORA", "r": r, "lora_alpha": alpha, "target_modules": targets, "task_type": None}
+    config = {"peft_type": "LORA", "r": r, "lora_alpha": alpha, "target_modules": targets}
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
     return folder
 
@@ -526,7 +534,8 @@ data, collate = polyglot.dataset("it"), answers(tokenizer)
 run = train(model, data, collate, steps=150, lr=1e-2, batch_size=32, on_step=keep_update)
 after = {language: polyglot.accuracy(model, tokenizer, language) for language in languages}
 for language in languages:
-    print(f"{polyglot.LANGUAGES[language]:8} before {before[language]:6.1%}   after {after[language]:6.1%}")
+    name = polyglot.LANGUAGES[language]
+    print(f"{name:8} before {before[language]:6.1%}   after {after[language]:6.1%}")
 print(polyglot.ask(model, tokenizer, ["<it>342=", "<it>777="]))
 
 # %%
@@ -545,7 +554,7 @@ kept = {path: B.detach().clone() for path, (_, B) in adapters.items()}
 with torch.no_grad():
     for _, B in adapters.values():
         B.zero_()
-    assert torch.equal(model(**batch).logits, base_logits), "with the adapter off, the base model bit for bit"
+    assert torch.equal(model(**batch).logits, base_logits), "the base model, bit for bit"
     off = polyglot.accuracy(model, tokenizer, "en")
     for path, (_, B) in adapters.items():
         B.copy_(kept[path])  # and on again
@@ -557,16 +566,20 @@ print(f"English with the adapter switched off: {off:.1%}, as before: {off == bef
 
 # %%
 baked, _ = pl.lab.load_base("polyglot-350k")
-kept = {path: merge(baked.get_submodule(path), (ALPHA / R * B @ A).detach()) for path, (A, B) in adapters.items()}
+kept = {}
+for path, (A, B) in adapters.items():
+    kept[path] = merge(baked.get_submodule(path), (ALPHA / R * B @ A).detach())
 
 few = polyglot.dataset("it", "test")["prompt"][:50]
-same = sum(a == b for a, b in zip(polyglot.ask(baked, tokenizer, few), polyglot.ask(model, tokenizer, few)))
+written = zip(polyglot.ask(baked, tokenizer, few), polyglot.ask(model, tokenizer, few))
+same = sum(a == b for a, b in written)
 assert same >= 49, "rounding may turn one word where the model hesitates, no more"
 with torch.no_grad():
     gap = (baked(**batch).logits - model(**batch).logits).abs().max().item()
 assert gap < 1e-2
-forward = {name: pl.multiplications(m, **batch)[0] for name, m in (("adapted", model), ("merged", baked))}
-print(f"multiplications of a forward pass: adapted {forward['adapted']:,}, merged {forward['merged']:,}")
+adapted, now_merged = (pl.multiplications(m, **batch)[0] for m in (model, baked))
+print(f"multiplications of a forward pass: adapted {adapted:,}, merged {now_merged:,}")
+assert now_merged < adapted
 
 for path, weight in kept.items():
     unmerge(baked.get_submodule(path), weight)
@@ -589,18 +602,20 @@ film_adapters = attach(classifier, ["query", "value"], r=8, alpha=16)
 classifier.classifier.requires_grad_(True)  # the head learns along
 print(pl.count(classifier))
 
-movies, unseen = pl.lab.sentiment("movies", "train"), pl.lab.sentiment("movies", "test").select(range(400))
+movies = pl.lab.sentiment("movies", "train")
+unseen = pl.lab.sentiment("movies", "test").select(range(400))
 collate = texts(encoder_tokenizer, max_length=48)
 
 # %% tags=["nbval-ignore-output", "heavy"]
 run = train(classifier, movies, collate, steps=40, lr=3e-3, batch_size=16)
 result = evaluate(classifier, unseen, collate)
 error = (result.accuracy * (1 - result.accuracy) / result.labels) ** 0.5
-print(f"right on {result.accuracy:.1%} of {result.labels} unseen sentences, give or take {2 * error:.1%}")
+print(f"right on {result.accuracy:.1%} of {result.labels} unseen sentences,", end=" ")
+print(f"give or take {2 * error:.1%}")
 
 # %%
 majority = max(unseen["label"].count(0), unseen["label"].count(1)) / len(unseen)
-assert result.accuracy - 2 * error > majority, "better than always giving the commoner answer, beyond chance"
+assert result.accuracy - 2 * error > majority, "better than always giving the commoner answer"
 assert all(B.any() for _, B in film_adapters.values()), "every B has moved"
 
 # %% [markdown]
@@ -641,9 +656,10 @@ talker_tokenizer.padding_side = "left"  # so that all prompts of a batch end at 
 def reply(prompts, tokens=14):
     """What the model answers to each prompt, greedily."""
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    chats = [talker_tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
-    batch = talker_tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False)
-    written = talker.generate(**batch, max_new_tokens=tokens, do_sample=False)[:, batch["input_ids"].shape[1] :]
+    how = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt", "padding": True}
+    batch = talker_tokenizer.apply_chat_template(chats, **how)
+    written = talker.generate(**batch, max_new_tokens=tokens, do_sample=False)
+    written = written[:, batch["input_ids"].shape[1] :]  # without the prompt
     return [text.strip() for text in talker_tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
@@ -659,16 +675,21 @@ answers_before, others_before = reply(prompts), reply(others)
 
 torch.manual_seed(0)
 talker_adapters = attach(talker, ["q_proj", "v_proj"], r=8, alpha=16)
-run = train(talker, examples, answers(talker_tokenizer, chat=True), steps=12, lr=2e-3, batch_size=4)
+collate = answers(talker_tokenizer, chat=True)
+run = train(talker, examples, collate, steps=12, lr=2e-3, batch_size=4)
 talker.eval()
 answers_after, others_after = reply(prompts), reply(others)
 
 for before_, after_ in zip(answers_before + others_before, answers_after + others_after):
     print(f"{before_[:48]:50}{after_}")
-was, now = ([capital in a for a, capital in zip(column, asked.values())] for column in (answers_before, answers_after))
-print(f"\nin the format: {in_format(answers_before)} before, {in_format(answers_after)} after, of {len(asked)}")
-print(f"the right capital in it: {sum(was)} before, {sum(now)} after;", end=" ")
-print(f"known before and wrong now: {sum(w and not n for w, n in zip(was, now))}")
+was, now = (
+    [capital in answer for answer, capital in zip(column, asked.values())] for column in (answers_before, answers_after)
+)
+lost_again = sum(before_ and not after_ for before_, after_ in zip(was, now))
+print(f"\nof {len(asked)}, in the format: {in_format(answers_before)} before,", end=" ")
+print(f"{in_format(answers_after)} after")
+print(f"with the right capital: {sum(was)} before, {sum(now)} after;", end=" ")
+print(f"right before and wrong now: {lost_again}")
 
 # %%
 print(pl.count(talker))
@@ -687,18 +708,25 @@ assert others_after != others_before, "answers that have nothing to do with it h
 
 # %% tags=["nbval-ignore-output"]
 def size_and_loss(model, adapters, path, scale):
-    weight, update = model.get_submodule(path).weight.detach(), (scale * adapters[path][1] @ adapters[path][0]).detach()
-    weight = weight.bfloat16().float()
-    return ((update.norm() / weight.norm()).item(), lost(weight, update, torch.bfloat16))
+    """The update's size as a share of the weight's, and the share of it that a merge in bfloat16 loses."""
+    weight, (A, B) = model.get_submodule(path).weight.detach(), adapters[path]
+    update = (scale * B @ A).detach()
+    return (update.norm() / weight.norm()).item(), lost(weight, update, torch.bfloat16)
 
 
+MIDDLE = "model.layers.15.self_attn.q_proj"
 yours = {
-    "your Italian\n(bfloat16)": size_and_loss(model, adapters, WATCHED, ALPHA / R),
-    "your format\n(bfloat16)": size_and_loss(talker, talker_adapters, "model.layers.15.self_attn.q_proj", 2),
+    "Italian": size_and_loss(model, adapters, WATCHED, ALPHA / R),
+    "the format": size_and_loss(talker, talker_adapters, MIDDLE, 16 / 8),
 }
 for name, (size, share) in yours.items():
-    print(f"{name.splitlines()[0]}: {size:.1%} of the weight's size; merging in bfloat16 would lose {share:.1%} of it")
-assert yours["your Italian\n(bfloat16)"][1] < yours["your format\n(bfloat16)"][1]
+    print(f"{name}: {size:.1%} of the weight's size, of which bfloat16 loses {share:.1%}")
+assert yours["Italian"][1] < yours["the format"][1]
+figures.show(
+    figures.lost_in_merge(sizes, shares, yours),
+    alt="The figure of the merging exercise once more, with two points for trained updates. That for Italian is large "
+    "and loses little; that for the format is small and loses far more. Both lie close to the line of bfloat16.",
+)
 
 # %% [markdown]
 # ## See
@@ -737,7 +765,7 @@ for ranks in (1, 2, 4, R):
     counted[ranks] = polyglot.accuracy(baked, tokenizer, "it")
     for path, weight in kept.items():
         unmerge(baked.get_submodule(path), weight)
-    print(f"{ranks} of {R} ranks kept in every layer: {counted[ranks]:6.1%} of the numbers right")
+    print(f"{ranks} of {R} ranks kept in every layer: {counted[ranks]:6.1%} right")
 
 # %%
 assert counted[1] < counted[R] and abs(counted[R] - after["it"]) < 0.02
@@ -770,8 +798,8 @@ how = {"steps": 20, "lr": 1e-3, "batch_size": 16, "progress": False}
 data, collate = polyglot.dataset("it"), answers(tokenizer)
 my_losses, their_losses = (train(m, data, collate, **how).losses for m in (mine, theirs))
 gap = max(abs(a - b) for a, b in zip(my_losses, their_losses))
-print(f"loss {my_losses[0]:.3f} at the first step, {my_losses[-1]:.3f} at the last; with peft", end=" ")
-print(f"{their_losses[0]:.3f} and {their_losses[-1]:.3f}")
+print(f"yours: loss {my_losses[0]:.3f} at the first step, {my_losses[-1]:.3f} at the last")
+print(f"peft:  loss {their_losses[0]:.3f} at the first step, {their_losses[-1]:.3f} at the last")
 assert gap <= 1e-6 and my_losses[-1] < my_losses[0]
 print("every loss agrees to one in a million:", gap <= 1e-6)
 
@@ -793,8 +821,9 @@ assert gap < 1e-3
 print("peft loads what you trained, and gives the same logits:", gap < 1e-3)
 
 adapter_bytes = (folder / "adapter_model.safetensors").stat().st_size
-model_bytes = sum(p.numel() * p.element_size() for p in base_talker.parameters() if not p.requires_grad)
-print(f"the adapter's file: {adapter_bytes / 1e6:.1f} MB; a copy of the model: {model_bytes / 1e6:.0f} MB")
+model_bytes = pl.count(talker).weights - pl.count(talker).gradients  # without A and B
+print(f"the adapter's file: {adapter_bytes / 1e6:.1f} MB;", end=" ")
+print(f"a copy of the model: {model_bytes / 1e6:.0f} MB")
 assert adapter_bytes < model_bytes / 50
 
 # %% [markdown]
@@ -834,7 +863,7 @@ pl.use(ours, "yours")
 pl.merge(ours)
 pl.unmerge(ours)
 assert all(torch.equal(p, base[name]) for name, p in ours.named_parameters() if name in base)
-print("loaded, switched, merged, unmerged: the same logits, and the base's weights bit for bit")
+print("loaded: the same logits; switched off, merged, unmerged: the base bit for bit")
 
 # %% [markdown]
 # And the other way round: what `peft` trained in the twenty steps above, saved by `peft`, loads here.
@@ -867,17 +896,18 @@ print("peft's file gives the same logits here:", gap < 1e-3)
 # sentences about films are too few and the training too short for that. Lessons 09 and 10 make those comparisons. That the other
 # languages vanished says something about these settings: whether it must be so is the question of lesson 09.
 #
-# **Negative results, said aloud.** The adapter that learnt Italian made the model useless for anything else while it is on. The one
-# that learnt a format also changed answers it was not asked to change. And merging can lose what was learnt without any error
-# message.
+# **Negative results, said aloud.** While it is on, the adapter that learnt Italian costs the model every other language it knew. The
+# one that learnt a format also changed answers it was not asked to change. And a merge can lose a good part of an update without
+# any error message.
 
 # %% [markdown]
 # ## Go further
 #
 # - Train Italian again with rank one. Does it still learn it, and does it lose less English? Change `R`, run from *Attach* down.
 # - Learn Turkish (`"tr"`), which is not related to the three languages: does the same rank do?
-# - An open question: `A` is random and, in wide layers, hardly moves. Can it stay frozen for good (LoRA-FA,
-#   [arXiv:2308.03303](https://arxiv.org/abs/2308.03303)), and from which width on does it not matter?
+# - An open question: `A` starts at random and has to wait for `B`. Could it stay frozen for good, as LoRA-FA proposes
+#   ([arXiv:2308.03303](https://arxiv.org/abs/2308.03303))? When would that lose nothing?
+# - Merge your format adapter into a bfloat16 copy of the model. Does what is lost of the update show in the answers?
 # - To keep an adapter you trained, call `save` with a folder of your own: those above are temporary.
 #
 # Sources: LoRA, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685). The library: `peft`, Apache-2.0. The sentences: Hutto and

@@ -150,6 +150,7 @@ def lines(x, series, title, xlabel, ylabel, marks=8):
         offset = i * every // max(1, len(series))            # markers of two lines that coincide stand side by side
         axes.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markevery=(offset, every), label=name)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None), xlim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if len(series) > 1:
         fig.legend(loc="outside right center", frameon=False)
     return fig
