@@ -91,7 +91,7 @@ def growing_update(updates, weight, r):
         share = float(S[:ranks_kept].square().sum() / S.square().sum()) if S.any() else 1.0
         told = (
             f"Step {step}, {ranks_kept} of {r} ranks: the size of this update is {kept.norm():.2f}, "
-            f"{kept.norm() / size:.0%} of the frozen weight's; it holds {share:.1%} of all that the update has by then."
+            f"{kept.norm() / size:.0%} of the frozen weight's; it holds {share:.1%} of the update by then, counted in squares."
         )
         return f"<p role='status' aria-live='polite'>{told}</p>{heat_map(kept.numpy(), limit, told)}"
 
