@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import setuptools  # noqa: F401  (nbgrader imports it, and it refuses to come after the standard library's distutils)
 
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub

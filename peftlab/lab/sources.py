@@ -10,7 +10,6 @@ The cache is `platformdirs.user_cache_dir("peftlab")`; the environment variable 
 import contextlib
 import errno
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -215,11 +214,6 @@ def _unpack(source: dict, archive: Path, into: Path):
 
 def _download(source: dict, part: Path):
     """Let pip download the pinned file into `part`, under a progress bar; pip's temporary files stay in there too."""
-    if importlib.util.find_spec("pip") is None:
-        raise SourceError(
-            f"this Python has no pip ({sys.executable}), which does the downloading: "
-            f"run `{Path(sys.executable).name} -m ensurepip --upgrade` and try again"
-        )
     package, form = source["package"], "--only-binary" if source["kind"] == "wheel" else "--no-binary"
     # with a hash pip refuses another file before it looks inside; an sdist would otherwise run its setup.py first
     (part / "pin.txt").write_text(f"{package}=={source['version']} --hash=sha256:{source['sha256']}\n")
@@ -258,6 +252,11 @@ def _advance(bar, part: Path, source: dict):
 def _say_pip(source: dict, said: str) -> str:
     """What pip's failure means, and what to do about it."""
     what = f"{source['package']} {source['version']}"
+    if "No module named pip" in said:
+        return (
+            f"this Python has no pip ({sys.executable}), which does the downloading: "
+            f"run `{Path(sys.executable).name} -m ensurepip --upgrade` and try again"
+        )
     if "DO NOT MATCH THE HASHES" in said.upper():
         return (
             f"the download of {what} has the wrong sha256: it was cut short, or it is not the file this project was made "

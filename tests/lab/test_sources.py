@@ -99,6 +99,13 @@ def test_damage_in_the_cache_is_noticed_and_repaired(tiny, damage):
     assert sources.problems("tiny") == []
 
 
+def test_setuptools_still_imports_after_a_fetch(tiny):
+    """Looking for the module pip in this process, as we once did, makes setuptools refuse to be imported afterwards."""
+    code = "import sys; sys.argv = ['', *sys.argv[1:]]\n" + SLOW + "\nimport distutils.core, setuptools"
+    arguments = [sys.executable, "-W", "ignore", "-c", code, json.dumps(tiny), os.devnull, "0"]
+    subprocess.run(arguments, cwd=sources.ROOT, check=True)
+
+
 def test_the_real_ones_are_whole():
     for name in sources.known():
         assert sources.problems(name) == []
@@ -181,9 +188,12 @@ def test_cache_that_is_full_and_read_only_serves(tiny, monkeypatch):
     assert sources.fetch("tiny") == folder
 
 
-def test_no_pip(tiny, monkeypatch):
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
-    refuses("ensurepip")
+def test_no_pip(tiny, tmp_path, monkeypatch):
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    python = bare / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    monkeypatch.setattr(sources.sys, "executable", str(python))
+    refuses("has no pip.*ensurepip")
 
 
 def test_interrupted_by_hand(tiny, monkeypatch):
