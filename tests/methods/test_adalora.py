@@ -11,7 +11,7 @@ from peftlab.attach import adapted
 from peftlab.lab.training import Training, train
 from peftlab.methods import AdaLoRA
 
-OPTIONS = dict(init_r=6, target_r=3, tinit=5, tfinal=8, deltaT=2)
+OPTIONS = {"init_r": 6, "target_r": 3, "tinit": 5, "tfinal": 8, "deltaT": 2}
 TARGETS, STEPS = ["q_proj", "down_proj"], 30
 
 
@@ -73,7 +73,7 @@ def test_the_training_loop_drives_it_and_resumes_to_the_bit(tmp_path):
         torch.manual_seed(0)
         return pl.attach(tiny("llama"), AdaLoRA, TARGETS, "a", **OPTIONS)
 
-    how = dict(steps=STEPS, lr=1e-2, batch_size=4, progress=False)
+    how = {"steps": STEPS, "lr": 1e-2, "batch_size": 4, "progress": False}
     whole, stopped, again = fresh(), fresh(), fresh()
     run = train(whole, rows(), **how)
     assert sum(ranks(whole)) == 3 * len(ranks(whole)) and len(set(ranks(whole))) > 1
