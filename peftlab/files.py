@@ -87,7 +87,9 @@ def load(model, folder, name="default"):
         raise ValueError(f"{folder / WEIGHTS} is damaged or cut short ({e}): copy it again") from e
 
     if not isinstance(config, dict):
-        raise ValueError(f"{folder / CONFIG} holds a {type(config).__name__}, not the fields of a configuration")
+        raise ValueError(  # noqa: TRY004 (the file is wrong, not the argument)
+            f"{folder / CONFIG} holds a {type(config).__name__}, not the fields of a configuration"
+        )
 
     method = _method(config, folder)
     known = set(inspect.signature(method.__init__).parameters) | set(inspect.signature(method.per_layer).parameters) \
