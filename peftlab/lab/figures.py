@@ -189,6 +189,18 @@ def growth(updates, title):
     return fig
 
 
+def matrices(panels, title):
+    """Small heat maps side by side on one colour scale: `panels` maps a name to a (d_out, d_in) tensor."""
+    fig = Figure(figsize=(8.2, 1.6), layout="constrained")
+    limit = colour_limit(panels.values())
+    for axes, (name, matrix) in zip(fig.subplots(1, len(panels)), panels.items()):
+        image = axes.imshow(matrix.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.set(title=name, xticks=[], yticks=[])
+    fig.colorbar(image, ax=fig.axes, label="change", extend="both")
+    fig.suptitle(title)
+    return fig
+
+
 def colour_limit(matrices):
     """Where the colours of several matrices on one scale end: three times the spread of the widest, so that few lie beyond."""
     return 3 * max(float(m.std()) for m in matrices) or 1.0
