@@ -1,6 +1,7 @@
 """The command `peftlab`, or `python -m peftlab`. Nothing heavy is imported before a command needs it."""
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -141,6 +142,33 @@ def course(more: list[str]) -> int:
     return 0
 
 
+def record(more: list[str]) -> int:
+    """Record an experiment's runs in data/runs, or go on with them: `peftlab record NAME [--device cuda]`."""
+    import warnings
+
+    from peftlab.lab import records, set_threads
+
+    parser = argparse.ArgumentParser(prog="peftlab record", description="Stop it with Ctrl-C: it goes on from there.")
+    parser.add_argument("experiment", help=f"one of {', '.join(records.experiments())}")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1")
+    parser.add_argument(
+        "--toy", action="store_true", help="a rehearsal: few and small runs, kept in a file of their own"
+    )
+    parser.add_argument("--at-most", type=int, help="stop after so many runs")
+    parser.add_argument("--folder", default=records.RUNS, help="where the records go (data/runs)")
+    options = parser.parse_args(more)
+    set_threads()
+    warnings.simplefilter("ignore")
+    try:
+        for left, line in records.record(
+            options.experiment, options.device, options.toy, options.folder, options.at_most
+        ):
+            print(f"{line['seconds']:6.1f} s  {json.dumps(line['config'])}  {left} to go", flush=True)
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"peftlab record: {error}") from error
+    return 0
+
+
 def bench(more: list[str]) -> int:
     """Time a step of ours beside the library's: ratios, below 1.00 where ours costs less (--help lists the options)."""
     from peftlab.lab.bench import main as compare
@@ -170,4 +198,12 @@ def _no(more: list[str], command: str):
         raise SystemExit(f"peftlab {command} takes no options: {' '.join(more)}")
 
 
-COMMANDS = {"lab": lab, "fetch": fetch, "doctor": doctor, "course": course, "bench": bench, "build": build}
+COMMANDS = {
+    "lab": lab,
+    "fetch": fetch,
+    "doctor": doctor,
+    "course": course,
+    "bench": bench,
+    "record": record,
+    "build": build,
+}
