@@ -55,7 +55,11 @@ def by_length(rows):
 def sentences(seed):
     """1,004 or so for validation and 2,013 for the test; of each, the first 200 and 400."""
     parts = {part: pl.lab.sentiment("movies", part, seed=seed) for part in ("train", "validation", "test")}
-    return parts["train"], by_length(parts["validation"].select(range(200))), by_length(parts["test"].select(range(400)))
+    return (
+        parts["train"],
+        by_length(parts["validation"].select(range(200))),
+        by_length(parts["test"].select(range(400))),
+    )
 
 
 @cache
