@@ -18,7 +18,7 @@ USES = ("minilm-l6", "four-domains")
 STEPS = {32: 32, 256: 64, 2048: 128}  # sentences to learn from -> steps of 16
 RATES = {
     "head": [0.003, 0.01, 0.03],
-    "bitfit": [0.001, 0.003, 0.01],
+    "bitfit": [0.001, 0.002, 0.004],
     "lora": [0.001, 0.003, 0.01],
     "full": [0.00003, 0.0001, 0.0003],
 }
