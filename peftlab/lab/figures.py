@@ -204,3 +204,79 @@ def matrices(panels, title):
 def colour_limit(matrices):
     """Where the colours of several matrices on one scale end: three times the spread of the widest, so that few lie beyond."""
     return 3 * max(float(m.std()) for m in matrices) or 1.0
+
+
+def small_vectors():
+    """Where (IA)3, BitFit and a norm put their trained vectors in y = l * (W x + b) and n = g * x + s (numbers, not data)."""
+    fig = Figure(figsize=(8.2, 3.3), layout="constrained")
+    axes = fig.subplots()
+    rows = [
+        ("BitFit: a bias moves", ["y", "=", "W", "x", "+", "b*"]),
+        ("(IA)3: a factor turns up or down", ["y", "=", "l*", "(", "W", "x", "+", "b", ")"]),
+        ("norms: both, before the layers that read them", ["y", "=", "W", "(", "g*", "n", "+", "s*", ")", "+", "b"]),
+    ]
+    for i, (what, pieces) in enumerate(rows):
+        middle, at = -3.4 * i, 13.5
+        axes.text(-1, middle, what, va="center", weight="bold")
+        for piece in pieces:
+            if piece in "=+()":
+                axes.text(at + 0.5, middle, piece, ha="center", va="center", size=14)
+                at += 1.4
+                continue
+            trained, wide = piece.endswith("*"), 2.4 if piece == "W" else 0.9
+            box = _box(at, middle, wide, 2.4, PALETTE[1 if trained else 6])
+            box.set_hatch("" if trained else "//")
+            box.set_alpha(0.55 if trained else 0.15)
+            axes.add_patch(box)
+            patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.text(at + wide / 2, middle, piece.rstrip("*"), ha="center", va="center", size=13, bbox=patch)
+            at += wide + 0.7
+    axes.set(xlim=(-1.2, 30), ylim=(-8.6, 1.8), aspect="equal")
+    axes.axis("off")
+    return fig
+
+
+def intervals(labels, series, title, xlabel, ylabel, band=None, levels=()):
+    """Means with intervals over a few categories: `series` maps a name to one (mean, half width) per label, or None.
+
+    band: (low, high, name), a shaded range of y; levels: name -> a dotted line.
+    """
+    fig = Figure(figsize=(8.2, 4.2), layout="constrained")
+    axes = fig.subplots()
+    if band:
+        axes.axhspan(band[0], band[1], color="#888888", alpha=0.25, label=band[2])
+    for i, (name, points) in enumerate(series.items()):
+        shift = 0.07 * (i - (len(series) - 1) / 2)           # side by side, so that no interval hides another
+        kept = [(x + shift, *point) for x, point in enumerate(points) if point]
+        x, mean, half = zip(*kept)
+        axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], capsize=3, linewidth=1, label=name)
+    for style, (name, y) in zip((":", "--"), dict(levels).items()):
+        axes.axhline(y, color="black", linestyle=style, linewidth=1, label=name)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.set_xticks(range(len(labels)), labels)
+    fig.legend(loc="outside right center", frameon=False)
+    return fig
+
+
+def tradeoff(series, title, xlabel, ylabel, marked=()):
+    """What was lost against what was learnt: `series` maps a name to points (x, y, size), joined in their order.
+
+    A size of 1 is the usual marker, so that larger ones can mean a higher learning rate. `marked`: name -> (x, y).
+    """
+    fig = Figure(figsize=(8.2, 4.6), layout="constrained")
+    axes = fig.subplots()
+    for i, (name, points) in enumerate(series.items()):
+        x, y, size = zip(*points)
+        colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+        line = "-" if i < len(PALETTE) else ":"
+        axes.plot(x, y, color=colour, linewidth=1, linestyle=line, alpha=0.7)
+        axes.scatter(x, y, [30 * s for s in size], color=colour, marker=marker, label=name, alpha=0.85,
+                     facecolor=colour if i < len(PALETTE) else "white", zorder=3)  # fmt: skip
+    for name, (x, y) in dict(marked).items():
+        axes.plot(x, y, marker="*", markersize=15, color="black", linestyle="none", label=name, zorder=4)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    legend = fig.legend(loc="outside right center", frameon=False)
+    for handle in legend.legend_handles:
+        if hasattr(handle, "set_sizes"):
+            handle.set_sizes([40])
+    return fig
