@@ -201,6 +201,17 @@ def matrices(panels, title):
     return fig
 
 
+def photographs(panels, title):
+    """Grey pictures side by side, each from its darkest to its brightest number: `panels` maps a name to a matrix."""
+    fig = Figure(figsize=(8.2, 2.5), layout="constrained")
+    for axes, (name, matrix) in zip(fig.subplots(1, len(panels)), panels.items()):
+        axes.imshow(matrix.numpy(), cmap="gray", interpolation="nearest")
+        axes.set_title(name, size=10)
+        axes.set(xticks=[], yticks=[])
+    fig.suptitle(title)
+    return fig
+
+
 def colour_limit(matrices):
     """Where the colours of several matrices on one scale end: three times the spread of the widest, so that few lie beyond."""
     return 3 * max(float(m.std()) for m in matrices) or 1.0

@@ -98,7 +98,33 @@ def growing_update(updates, weight, r):
     return explore(draw, step=(last, list(updates)), ranks_kept=(r, list(range(1, r + 1))))
 
 
-def heat_map(matrix, limit, alt, side=384):
+def ranks_kept(originals, kept):
+    """Two sliders, which matrix and how many ranks of it, above a picture of what these ranks make of it.
+
+    originals: name -> matrix (d_out, d_in), each about zero on average; a name that begins with "photo" is drawn in grey.
+    kept: name -> {number of ranks: the best matrix of that rank}.
+    """
+    first = next(iter(originals))
+    counts = list(kept[first])
+
+    def draw(matrix, ranks):
+        whole, part = originals[matrix], kept[matrix][ranks]
+        high, wide = whole.shape
+        held = 1 - float((whole - part).square().sum() / whole.square().sum())
+        told = (
+            f"{matrix.capitalize()}, {ranks} of {min(high, wide)} ranks: they hold {held:.1%} of its size, counted in squares, in "
+            f"{ranks * (high + wide):,} numbers; the matrix itself has {high * wide:,}."
+        )
+        if matrix.startswith("photo"):
+            picture = heat_map(part.numpy(), float(whole.abs().max()), told, colours="gray")
+        else:
+            picture = heat_map(part.numpy(), colour_limit([whole]), told)
+        return f"<p role='status' aria-live='polite'>{told}</p>{picture}"
+
+    return explore(draw, matrix=(first, list(originals)), ranks=(counts[0], counts))
+
+
+def heat_map(matrix, limit, alt, side=384, colours="PuOr"):
     """A matrix of numbers between -limit and limit as an `<img>`, orange below zero and purple above: a millisecond's work."""
     import base64
     import io
@@ -107,8 +133,8 @@ def heat_map(matrix, limit, alt, side=384):
     from matplotlib import colormaps
     from PIL import Image
 
-    colours = (colormaps["PuOr"](np.arange(256))[:, :3] * 255).astype(np.uint8)
-    picture = Image.fromarray(colours[np.clip((matrix / limit + 1) * 127.5, 0, 255).astype(int)])
+    palette = (colormaps[colours](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
+    picture = Image.fromarray(palette[np.clip((matrix / limit + 1) * 127.5, 0, 255).astype(int)])
     high, wide = matrix.shape
     scale = max(1, side // max(high, wide))
     png = io.BytesIO()

@@ -29,6 +29,20 @@ def test_bars_are_as_wide_as_the_bytes_and_written_out():
 
 
 
+def test_the_ranks_kept_are_shown_and_counted():
+    import torch
+
+    matrix = torch.diag(torch.tensor([3.0, 1.0, 0.0]))
+    kept = {"update": {1: torch.diag(torch.tensor([3.0, 0.0, 0.0])), 2: matrix}, "photograph": {1: matrix, 2: matrix}}
+    shown = widgets.ranks_kept({"update": matrix, "photograph": matrix}, kept)
+    assert "Update, 1 of 3 ranks: they hold 90.0% of its size, counted in squares, in 6 numbers" in shown.picture.value
+    before = shown.picture.value
+    shown.sliders["ranks"].value = 2
+    assert "100.0%" in shown.picture.value and shown.picture.value.split("src=")[1] != before.split("src=")[1]
+    shown.sliders["matrix"].value = "photograph"
+    assert "Photograph, 2 of 3" in shown.picture.value and "data:image/png" in shown.picture.value
+
+
 def test_stacked_bars_add_up():
     axes = figures.stacked(BUDGETS, "title").axes[0]
     assert [t.get_text().strip() for t in axes.texts] == ["12.0", "5.0"]
