@@ -18,8 +18,9 @@ from torch import nn
 import peftlab as pl
 from peftlab.classroom import check, predict
 from peftlab.lab import figures, polyglot, records, widgets
+from peftlab.lab.sweeps import T95, best_rates, complete, interval
 from peftlab.lab.training import answers, evaluate, texts, train
-from peftlab.methods import IA3, BitFit, LNTuning, LoRA, TrainableTokens
+from peftlab.methods import BitFit, LoRA, TrainableTokens
 
 # %% [markdown]
 # ## Predict
@@ -265,13 +266,17 @@ with torch.no_grad():
         readers.append((block.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj]))
     for norm, layers in readers:
         for layer in layers:
-            weight, bias = fold_norm(norm.weight, torch.zeros_like(norm.weight), layer.weight, torch.zeros(len(layer.weight)))
+            weight, bias = fold_norm(
+                norm.weight, torch.zeros_like(norm.weight), layer.weight, torch.zeros(len(layer.weight))
+            )
             layer.weight.copy_(weight)
             assert not bias.any()
         moved = (norm.weight - 1).abs().max().item()
         norm.weight.fill_(1)
     folded = model(**batch).logits
-print(f"a gain moved from one by up to {moved:.2f}; folded away, the logits differ by {(folded - behind_norms).abs().max():.1e}")
+print(
+    f"a gain moved from one by up to {moved:.2f}; folded away, the logits differ by {(folded - behind_norms).abs().max():.1e}"
+)
 assert torch.allclose(folded, behind_norms, atol=1e-3)
 
 # %% [markdown]
@@ -334,7 +339,9 @@ unseen = pl.lab.sentiment("movies", "test")
 ceiling = raters_ceiling(unseen["ratings"])
 majority = max(unseen["label"].count(0), unseen["label"].count(1)) / len(unseen)
 print(f"{len(unseen):,} film sentences that people did not call neutral")
-print(f"one person agrees with all others in {ceiling:.1%}; always giving the commoner answer is right in {majority:.1%}")
+print(
+    f"one person agrees with all others in {ceiling:.1%}; always giving the commoner answer is right in {majority:.1%}"
+)
 
 # %% [markdown]
 # A model that reaches this share agrees with the crowd as well as one of the crowd. It may go beyond it, since it learns from
@@ -404,15 +411,18 @@ for language, tag in tags.items():
         train(model, data, answers(tokenizer), steps=80, lr=lr, batch_size=32, progress=False)
         learnt[language, method] = polyglot.accuracy(model, tokenizer, language, tag)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        print(f"{polyglot.LANGUAGES[language]:8} {method:9} {trained:>7,} trained: {learnt[language, method]:6.1%} right")
+        print(
+            f"{polyglot.LANGUAGES[language]:8} {method:9} {trained:>7,} trained: {learnt[language, method]:6.1%} right"
+        )
 
 # %%
 assert all(learnt["es", method] > 0.9 for method in ("one row", "biases", "LoRA r=8")), "what is known can be called up"
-assert learnt["tr", "LoRA r=8"] > learnt["tr", "biases"] + 0.2 > learnt["tr", "one row"]
+assert learnt["it", "LoRA r=8"] > learnt["it", "biases"] + 0.2 > learnt["it", "one row"] + 0.2
+assert learnt["tr", "biases"] < 0.1
 
 # %% [markdown]
-# To call up what the model knows, one row of a table is enough. To learn a language, it is not; and the farther the language,
-# the farther the biases fall behind.
+# To call up what the model knows, one row of a table is enough. To learn a language, it is not: Italian sets biases and LoRA apart, and
+# Turkish is beyond all three in so few steps.
 #
 # ### Little data
 #
@@ -441,3 +451,221 @@ assert min(result.accuracy for result in found.values()) > majority
 
 # %% [markdown]
 # One seed, one learning rate, 300 sentences: this settles nothing. What settles it are the recorded runs.
+
+# %% [markdown]
+# ## See: near and far, fairly
+#
+# The same three languages with seven methods, each at several learning rates and with several seeds. The rate is chosen by the
+# loss *in training*, so that the test is not asked twice. This was recorded, on a processor, by
+# `peftlab record languages-learnt-and-lost`. Before you look: which of the seven will speak Turkish?
+
+# %%
+runs = complete(records.load("languages-learnt-and-lost"))
+best = best_rates(runs, ["target", "method"], by="train_loss", lowest=True)
+named = {"tag": "one row", "norms": "norms", "ia3": "(IA)3", "bias": "biases", "lora-1": "LoRA r=1", "lora-8": "LoRA r=8", "full": "everything"}  # fmt: skip
+
+
+def of(frame, column, **chosen):
+    """The column's values for the runs that match, in the order of their seeds."""
+    for name, value in chosen.items():
+        frame = frame[frame[name] == value]
+    return list(frame.sort_values("seed")[column])
+
+
+shown = {
+    f"{label} ({of(best, 'trainable', target='it', method=method)[0]:,})": [
+        interval(of(best, "learnt", target=target, method=method)) for target in tags
+    ]
+    for method, label in named.items()
+}
+figures.show(
+    figures.intervals(
+        ["Spanish, known", "Italian, related", "Turkish, far"],
+        shown,
+        "What each method learnt, 95 % intervals over seeds",
+        "what it is taught",
+        "share of unseen numbers right",
+    ),
+    alt="Seven methods, three languages. In Spanish, which the model knew, all are right almost always. In Italian LoRA of rank 8 and "
+    "training everything are near one, LoRA of rank 1 at three quarters, biases at about a half, (IA)3 lower, norms and one row near zero. "
+    "In Turkish only training everything learns much.",
+)
+print(f"{runs['seed'].nunique()} seeds; in brackets, how many numbers are trained.")
+for label, points in shown.items():
+    print(f"{label:22}", *(f"{mean:7.1%} ± {half:5.1%}" for mean, half in points))
+print(records.stamp(runs))
+
+# %%
+mean = {(t, m): interval(of(best, "learnt", target=t, method=m))[0] for t in tags for m in named}
+assert min(mean["es", m] for m in named) > 0.95
+assert mean["it", "full"] > 0.9
+assert 0.6 > mean["it", "bias"] > mean["it", "norms"]
+assert mean["tr", "full"] > 0.5
+assert mean["tr", "bias"] < 0.05, "the far language is learnt by what can learn"
+
+# %% [markdown]
+# Spanish shows nothing about a method's strength: all are perfect there, with fewer numbers than a line of this text has letters.
+# The differences begin with Italian. And Turkish, in this many steps, is beyond LoRA too; that is a fact about rank 8 *and* this many steps, which
+# the experiment cannot take apart.
+#
+# ## See: little and much data, fairly
+#
+# Film sentences on minilm-l6, by how many the model learns from. Each method has three learning rates, the best chosen on validation sentences. The
+# seed decides the split, the sentences and the start of the head. The band is the ceiling you measured, the dotted line what guessing
+# gives. Recorded by `peftlab record small-and-strong`.
+
+# %% tags=["nbval-ignore-output"]
+films = complete(records.load("small-and-strong"))
+chosen = best_rates(films, ["sentences", "method"], by="validation")
+sizes, seeds = sorted(films["sentences"].unique()), films["seed"].nunique()
+ways = {"head": "head only", "bitfit": "biases", "lora": "LoRA r=8", "full": "everything"}
+tested = {(n, m): of(chosen, "test", sentences=n, method=m) for n in sizes for m in ways}
+figures.show(
+    figures.intervals(
+        [f"{n:,}" for n in sizes],
+        {label: [interval(tested[n, m]) for n in sizes] for m, label in ways.items()},
+        f"Film sentences, 95 % intervals over {seeds} seeds",
+        "sentences to learn from",
+        "share of 400 test sentences right",
+        band=(ceiling - 0.005, ceiling + 0.005, "one person against the others"),
+        levels={"the commoner answer": films["always_the_commoner"].mean()},
+    ),
+    alt="Four methods, head only, biases, LoRA and everything, by how many sentences they learnt from: all rise with more data, from little above guessing, their intervals overlap, "
+    "and all stay below the band where one person agrees with the others.",
+)
+print(f"{seeds} seeds of the five planned are complete")
+for n in sizes:
+    print(f"{n:>5,} sentences:", *(f"{ways[m]} {sum(tested[n, m]) / seeds:.1%}" for m in ways), sep="  ")
+print(records.stamp(films))
+
+# %% [markdown]
+# Now the question of this lesson, with your `on_par`. How much worse may something be and still be called on par? That must be said
+# *before* one looks. Two points of a hundred:
+
+# %% tags=["nbval-ignore-output"]
+verdicts = {}
+for n in sizes:
+    for other in ("head", "lora", "full"):
+        verdicts[n, other] = on_par(tested[n, "bitfit"], tested[n, other], margin=0.02, t=T95[seeds])
+        gap = interval([a - b for a, b in zip(tested[n, "bitfit"], tested[n, other])])
+        print(
+            f"{n:>5,} sentences, biases against {ways[other]:10}: {gap[0]:+6.1%} ± {gap[1]:5.1%}  {verdicts[n, other]}"
+        )
+
+# %%
+assert set(verdicts.values()) <= {"on par", "better", "worse", "cannot tell"}
+for n in sizes:
+    for other in ("lora", "full"):
+        gaps = [a - b for a, b in zip(tested[n, "bitfit"], tested[n, other])]
+        told = (
+            "the interval is wider than the margin"
+            if interval(gaps)[1] > 0.02
+            else "the interval is narrow enough to tell"
+        )
+        assert verdicts[n, other] != "on par" or interval(gaps)[1] < 0.02, told
+
+# %% [markdown]
+# Count the verdicts. With this many seeds and test sentences an interval is mostly wider than the margin, and then nobody may say
+# *on par*, in either direction. Two curves that lie close in a figure are no evidence of equality.
+#
+# How good can the margin get? Choose a number of seeds and a spread between them, and see from where on a true difference of zero
+# would be *called* zero.
+
+# %% tags=["nbval-ignore-output"]
+spread = statistics.fmean(
+    statistics.stdev([a - b for a, b in zip(tested[n, "bitfit"], tested[n, "full"])]) for n in sizes
+)
+
+
+def can_tell(seeds, spread_in_points):
+    half = T95[seeds] * spread_in_points / seeds**0.5
+    wide = min(100, 10 * half)
+    bar = f"<div role='img' aria-label='half width {half:.1f} points' style='width:{wide}%;background:{figures.PALETTE[0]};height:1.2em'></div>"
+    verdict = "narrow enough for a margin of 2 points" if half < 2 else "too wide for a margin of 2 points"
+    return f"<p role='status' aria-live='polite'>half width of the interval: {half:.1f} points; {verdict}.</p>{bar}"
+
+
+print(f"here, the difference between biases and everything spreads by {100 * spread:.1f} points from seed to seed")
+widgets.explore(can_tell, seeds=(5, list(range(2, 11))), spread_in_points=(2.0, [0.5, 1.0, 1.5, 2.0, 3.0, 4.0]))
+
+# %% [markdown]
+# ## The library
+#
+# `peft` has (IA)3, norms and trained tokens under these names. Your functions against it, with random factors on polyglot:
+
+# %%
+import peft
+
+model, tokenizer = pl.lab.load_base("polyglot-350k")
+theirs = peft.get_peft_model(
+    model, peft.IA3Config(target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"])
+)
+block, draw = theirs.base_model.model.model.layers[1], torch.Generator().manual_seed(0)
+for layer, feedforward in ((block.self_attn.v_proj, False), (block.mlp.down_proj, True)):
+    l, weight = layer.ia3_l["default"], layer.base_layer.weight
+    with torch.no_grad():
+        l.copy_(torch.randn(l.shape, generator=draw) + 1)
+        x = torch.randn(2, 5, weight.shape[1], generator=draw)
+        expected = ia3_forward(x, weight, None, l.flatten(), feedforward)
+        merged = F.linear(x, ia3_merge(weight, torch.zeros(len(weight)), l.flatten(), feedforward)[0])
+        print(type(layer).__name__, tuple(l.shape), torch.allclose(layer(x), expected, atol=1e-5))
+        assert torch.allclose(layer(x), expected, atol=1e-5) and torch.allclose(layer(x), merged, atol=1e-5)
+
+# %%
+model, tokenizer = pl.lab.load_base("polyglot-350k")
+ids = tokenizer("<it>777=", return_tensors="pt")["input_ids"]
+table = model.model.embed_tokens.weight.detach().clone()
+row = tokenizer.convert_tokens_to_ids("<it>")
+theirs = peft.get_peft_model(model, peft.TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=[row]))
+layer = theirs.base_model.model.model.embed_tokens
+with torch.no_grad():
+    new = torch.randn(1, table.shape[1], generator=draw)
+    layer.trainable_tokens_delta["default"].copy_(new)
+    assert torch.allclose(layer(ids), token_rows(ids, table, [row], new), atol=1e-6)
+print("the row of <it>, as the library looks it up and as your token_rows does: the same")
+
+# %% [markdown]
+# It has no BitFit. LoRA's option `bias="all"` trains biases besides, with a consequence that lesson 09 comes back to. On a Llama it has
+# nothing to train, and says nothing:
+
+# %%
+for name in ("minilm-l6", "polyglot-350k"):
+    base, _ = pl.lab.load_base(name)
+    targets = ["query"] if name == "minilm-l6" else ["q_proj"]
+    counts = []
+    for bias in ("none", "all"):
+        base, _ = pl.lab.load_base(name)
+        adapted = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=targets, bias=bias))
+        counts.append(adapted.get_nb_trainable_parameters()[0])
+    print(f"{name:14} bias='all' adds {counts[1] - counts[0]:>6,} trained numbers")
+assert counts[1] == counts[0]
+
+# %% [markdown]
+# ## Read the result
+#
+# **What it shows.** A bias moves all inputs alike, a factor turns a feature up or down for all inputs alike, and both do their work
+# through the layers behind. What a model already knows they call up as well as any method, with a hundred numbers or fewer. What
+# it has to learn, they learn less of the farther it is away: that is the three languages.
+#
+# **What it does not show.** The film sentences do not decide whether BitFit is on par with training everything: read your verdicts
+# above, and how wide their intervals are. minilm-l6 is small, and it was fine-tuned for sentences before; the steps were few. The claim was made for BERT and
+# for tasks with few examples, and was not tested on those here. Nor was each method given more steps, which the slow ones may need.
+#
+# | claim | here |
+# | --- | --- |
+# | C26: *BitFit trains biases alone, about a thousandth of the model* | so for BERT, RoBERTa and GPT-2 by count; for the Llama family there is nothing to train |
+# | C27: *on par with full fine-tuning* | for what the model knows, yes, and so is one row of a table; on film sentences see the verdicts, by size |
+# | C29: *it falls short far from what was learnt before* | so here: about half of a related language, nothing of a far one |
+#
+# **Negative results, said aloud.** Norms and (IA)3 learnt little Italian at any of three rates. One row of the embedding table
+# learnt none, and could not. No method but training everything learnt much Turkish. And most comparisons on film sentences end
+# in words no table of results has a column for: cannot tell.
+#
+# ## Go further
+#
+# - Give the biases more steps on Turkish: does the gap to LoRA close, or was it one of strength? `peftlab record` runs a changed plan.
+# - Train biases *and* factors together. Lesson 08 has you build that method.
+# - An open question: given a model and a few examples, can one tell beforehand whether the task is to be called up or to be learnt?
+#
+# Sources: BitFit, [arXiv:2106.10199](https://arxiv.org/abs/2106.10199); (IA)3, [arXiv:2205.05638](https://arxiv.org/abs/2205.05638);
+# tuning of norms, [arXiv:2312.11420](https://arxiv.org/abs/2312.11420). Sentences and ratings: Hutto and Gilbert, ICWSM 2014. The library: `peft`, Apache-2.0.
