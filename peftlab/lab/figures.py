@@ -242,7 +242,7 @@ def small_vectors():
             patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             axes.text(at + wide / 2, middle, piece.rstrip("*"), ha="center", va="center", size=13, bbox=patch)
             at += wide + 0.7
-    axes.set(xlim=(-1.2, 30), ylim=(-8.6, 1.8), aspect="equal")
+    axes.set(xlim=(-1.2, 31.2), ylim=(-8.6, 1.8), aspect="equal")
     axes.axis("off")
     return fig
 
