@@ -15,7 +15,7 @@ import peftlab as pl
 from peftlab.classroom import check, predict
 from peftlab.lab import figures, polyglot, probes, records, widgets
 from peftlab.lab.forgetting import switched_off, text_loss
-from peftlab.lab.sweeps import best_rates, complete, interval
+from peftlab.lab.sweeps import complete, interval
 from peftlab.lab.training import answers, texts, train
 from peftlab.methods import BitFit, LoRA, PromptTuning
 
