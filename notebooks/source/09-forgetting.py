@@ -157,6 +157,9 @@ figures.show(
 # The third number is zero, and not about zero: no bit of an adapter changes when another is trained. It is zero *by construction*,
 # as long as somebody names the task.
 #
+# Look at the last column too. In so few steps neither LoRA learnt much Turkish, and backward transfer does not mind: what learns nothing
+# forgets nothing. A number for what was lost means little without the number for what was learnt.
+#
 # ## A measure, and the measure under test
 #
 # ### 3. What was lost
@@ -460,7 +463,7 @@ print(records.stamp(runs))
 
 # %% [markdown]
 # Look at full fine-tuning. In this world, for a language it has to *learn*, **full fine-tuning forgets less** than LoRA at comparable learning: find its second
-# rate, and then the LoRA point that learnt about as much. And a frozen base with a prompt on top: no weight moved, little learnt, and
+# rate, and then the LoRA points to both sides of it. And a frozen base with a prompt on top: no weight moved, little learnt, and
 # the old languages gone.
 #
 # The other target is Spanish without a tag, a language the model knows. Here the order is another.
@@ -473,7 +476,7 @@ figures.show(
         "share of untagged Spanish right",
         "share of the old languages lost, adapter on",
     ),
-    alt="Untagged Spanish learnt against old languages lost. All methods learn it all, at the right edge. What they lose differs from "
+    alt="Untagged Spanish learnt against old languages lost. All methods learn nearly all of it: the horizontal axis spans but two points of a hundred. What they lose differs from "
     "nothing, for the row of the tag, over little for LoRA of rank 8 at its middle rate, to two thirds for prompts, prefixes and biases.",
 )
 least = {
@@ -487,10 +490,25 @@ for (target, method), share_lost in least.items():
     print(f"  {polyglot.LANGUAGES[target]:8} {method:7} {share_lost:6.1%}")
 
 # %%
+assert least["es", "lora-1"] > least["es", "lora-8"]
+assert least["it", "lora-1"] > least["it", "lora-8"], "a lower rank did not keep more"
 assert least["it", "full"] < min(value for (t, m), value in least.items() if t == "it" and m != "full")
 assert least["es", "lora-8"] < least["es", "full"]
 assert least["es", "tag"] < 0.01
 assert not [m for t, m in least if t == "it" and m in ("prompt", "prefix", "bias", "tag")]
+
+# %% [markdown]
+# These rates were picked by looking at the test, which is fair enough for reading a figure, and would not be for announcing a winner. One language by
+# itself, at each rate of full fine-tuning and of LoRA:
+
+# %%
+for method in ("full", "lora-8"):
+    of_method = runs[(runs["target"] == "it") & (runs["method"] == method)]
+    for lr, of_rate in of_method.groupby("lr"):
+        (learnt, half), (english_kept, english_half) = (interval(of_rate[c]) for c in ("learnt", "accuracy_en"))
+        print(
+            f"{method:7} {lr:<7g} learnt {learnt:5.1%} ± {half:5.1%}   English kept {english_kept:5.1%} ± {english_half:5.1%}"
+        )
 
 # %% [markdown]
 # And off? For every method but full fine-tuning, in every one of these runs:
@@ -668,19 +686,21 @@ assert backward_transfer(R) == forgetting.backward_transfer(R)
 # base was really left alone. With the adapter on, every method that learnt a new language lost most of the old ones, frozen base or not, and
 # how much depended on the learning rate as much as on the method. With the task to be guessed, something is lost to wrong guesses.
 #
-# **What it does not show.** Polyglot is tiny and trained on one thing; forty invented facts are drilled without anything old among them. Real
+# **What it does not show.** Polyglot is tiny and trained on one thing; forty invented facts are drilled without anything old among them, in the same few
+# steps for both methods: with more, LoRA would learn more, and what it would lose then was not measured. Real
 # fine-tuning data is milder, and larger models have more room. The order of methods changed between two targets on the same model, so it
 # will change between yours and these. Nobody here mixed old data in, the plainest remedy.
 #
 # | claim | here |
 # | --- | --- |
 # | C22: *full fine-tuning forgets catastrophically* | at its higher rates yes; at a lower one it learnt most of Italian and kept much of English |
-# | C23: *PEFT keeps the knowledge largely untouched* | adapter off: exactly; adapter on: not here, but for the one row of the tag |
+# | C23: *PEFT keeps the knowledge largely untouched* | adapter off: exactly; adapter on: no where something new was learnt; where something known was called up, it depended on method and rate |
 # | C24: *a frozen base with adapters fully circumvents forgetting* | true with the task told, backward transfer of zero by construction; false where it must be inferred |
 #
 # **Negative results, said aloud.** LoRA did not forget less than full fine-tuning when something new had to be learnt, neither languages nor
 # facts; it did when something known was called up. A prompt lost all old languages without learning the new one. Choosing the adapter that is surest
-# was worse than being told. And an adapter of rank 1 did not keep the old languages better than one of rank 8 in every case: look at both targets.
+# was worse than being told. And rank 1 kept less of the old languages than rank 8, on both targets, each at its best rate: fewer parameters are no
+# protection.
 #
 # ## Go further
 #

@@ -691,6 +691,15 @@ chooses(
 )
 
 
+chooses(
+    "You compare how probable the likeliest letter is. That is a measure of being sure, and not the entropy, which asks how the rest is "
+    "spread as well.",
+    "likeliest-letter",
+    lambda t: t.softmax(-1).max(-1).values.mean(),
+    max,
+)
+
+
 @routing.slip("The first adapter is taken every time. What do the logits say?")
 def always_the_first(logits):
     return next(iter(logits))
