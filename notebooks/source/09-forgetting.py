@@ -540,7 +540,7 @@ def draw_rates(target, method):
             first = f"{lr:g}" if i == 0 else ""
             lines += f"<tr><td>{first}</td><td>{label}</td><td>{bar}</td><td>{mean:.0%} ± {half:.0%}</td></tr>"
     told = f"{method} on {polyglot.LANGUAGES[target]}: {of_rate['trainable'].iloc[0]:,} numbers trained."
-    return f"<p role='status' aria-live='polite'>{told}</p><table><tr><th>rate</th><th></th><th></th><th></th></tr>{lines}</table>"
+    return f"<p role='status' aria-live='polite'>{told}</p><table><tr><th>rate</th><th>what</th><th>how much</th><th>95 % interval</th></tr>{lines}</table>"
 
 
 widgets.explore(draw_rates, target=("it", ["es", "it", "tr"]), method=("lora-8", methods))
