@@ -134,7 +134,7 @@ for name, R in matrices.items():
     for language, row in zip(languages, R):
         print(f"  after {polyglot.LANGUAGES[language]:11}", *(f"{value:6.1%}" for value in row))
 
-# %%
+# %% tags=["heavy"]
 assert backward_transfer(matrices["all weights"]) < -0.3
 assert backward_transfer(matrices["one LoRA"]) < -0.3
 assert backward_transfer(matrices["a LoRA each"]) == 0
