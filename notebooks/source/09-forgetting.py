@@ -188,6 +188,9 @@ check("what-was-lost", lost)
 
 
 # %%
+_, tokenizer = pl.lab.load_base("polyglot-350k")
+
+
 def english(model):
     """Which of the unseen numbers the model writes in English without a wrong letter."""
     data = polyglot.dataset("en", "test")
