@@ -13,6 +13,7 @@ class Adapter(nn.Module):
     peft_type = ""      # what `peft` calls the method in adapter_config.json
     config = {}         # entries of adapter_config.json that are fixed for this method
     keys = {}           # our tensor's name -> the end of its name in the file, or all of it ("base_model.") if shared
+    repeated = ()       # ends of names that `peft` writes once more for every layer, and that are not read
     argument = 0        # which positional argument of the layer is x
 
     def __init__(self, layer):
@@ -36,6 +37,14 @@ class Adapter(nn.Module):
     def count(d_in, d_out, **options):
         """The number of trained parameters on a layer of that shape, in closed form."""
         raise NotImplementedError("this method has no closed form for its parameters yet")
+
+    @staticmethod
+    def count_shared(layers, **options):
+        """What so many layers train together, beside what each trains alone."""
+        return 0
+
+    def verify(self):
+        """Called with the numbers of a file in place: raise ValueError if they make no sense."""
 
     @classmethod
     def count_layer(cls, layer, **options):

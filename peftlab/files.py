@@ -23,7 +23,7 @@ _NO_MATTER = {"peft_type", "target_modules", "task_type", "inference_mode", "bas
               "num_transformer_submodules", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
               "tokenizer_kwargs", "encoder_hidden_size", "modules_to_save", "loftq_config", "eva_config",
               "corda_config", "qalora_group_size", "megatron_core", "prompt_tuning_init_state_dict_path",
-              "init_prompt_tuning_kwargs"}
+              "init_prompt_tuning_kwargs", "init_v_bound"}
 
 
 def tensors(model, name):
@@ -117,7 +117,15 @@ def load(model, folder, name="default"):
     except TypeError as e:
         raise ValueError(f"{folder / CONFIG} does not describe a {method.__name__} for this model: {e}") from e
     try:
+        if issubclass(method, Adapter):
+            state = {k: t for k, t in state.items()
+                     if not (k.startswith("base_model.model.") and k.endswith(tuple(method.repeated)))}
         _fill(tensors(model, name), state, folder / WEIGHTS)
+        for path, layer in adapted(model, name):
+            try:
+                layer.adapters[name].verify()
+            except ValueError as e:
+                raise ValueError(f"{folder / WEIGHTS}: {path}: {e}") from e
     except ValueError:
         forget(model, name)
         if before is None:

@@ -39,6 +39,8 @@ def numbers(name, shape):
 def fill(tensors, salt=""):
     """Give every tensor of {name: tensor} the numbers of its name; factors and magnitudes lie around one."""
     for name, t in tensors.items():
+        if not t.is_floating_point():                        # places in a matrix
+            continue
         around_one = any(part in name for part in ("ia3", "magnitude", "norm.weight", "Norm.weight", "ln_1.weight",
                                                    "ln_2.weight", "ln_f.weight", "layernorm.weight"))
         t.copy_(numbers(salt + name, t.shape) * 0.6 + float(around_one))

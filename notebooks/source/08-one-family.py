@@ -4,7 +4,7 @@
 # **60 minutes** of reading and doing, **60 seconds** of computing on two quiet cores. Before this: lesson 03; lessons 04 to 07
 # make it richer, and you can do without.
 #
-# After this page you will see some two dozen methods as one: each is what happens before and after a frozen layer. You will
+# After this page you will see some three dozen methods as one: each is what happens before and after a frozen layer. You will
 # have turned four of them into the same form, asked each whether it can be merged, counted them from their equations, seen
 # what each can say and what it cannot, and written a method of your own that does all that the others do.
 
@@ -317,7 +317,7 @@ gallery = {  # the method, and options that suit a layer so small
     "LoRA": {"r": 2}, "DoRA": {"r": 2}, "LoHa": {"r": 2, "alpha": 2}, "LoKr": {"r": 2, "alpha": 2}, "HiRA": {"r": 2},
     "GraLoRA": {"r": 4, "alpha": 4, "gralora_k": 2}, "DeLoRA": {"r": 2}, "VeRA": {"r": 16}, "MiSS": {"r": 4},
     "FourierFT": {"n_frequency": 80, "scaling": 10.0}, "C3A": {"block_size": 8}, "OFT": {"oft_block_size": 24},
-    "HRA": {"r": 4}, "RoAd": {"group_size": 8}, "IA3": {}, "BitFit": {}, "Pfeiffer": {"reduction_factor": 8},
+    "HRA": {"r": 4}, "BOFT": {"boft_block_size": 4, "boft_n_butterfly_factor": 2}, "SHiRA": {"r": 2}, "RoAd": {"group_size": 8}, "IA3": {}, "BitFit": {}, "Pfeiffer": {"reduction_factor": 8},
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 from peftlab.adapter import FullFineTuning
 from peftlab.methods.adalora import AdaLoRA
 from peftlab.methods.bitfit import BitFit
+from peftlab.methods.boft import BOFT
 from peftlab.methods.bottleneck import Houlsby, ParallelAdapter, Pfeiffer
 from peftlab.methods.c3a import C3A
 from peftlab.methods.delora import DeLoRA
@@ -15,15 +16,23 @@ from peftlab.methods.ln_tuning import LNTuning
 from peftlab.methods.loha import LoHa
 from peftlab.methods.lokr import LoKr
 from peftlab.methods.lora import LoRA
+from peftlab.methods.mica import MiCA
 from peftlab.methods.miss import MiSS
 from peftlab.methods.oft import OFT
+from peftlab.methods.pissa import OLoRA, PiSSA, as_lora
 from peftlab.methods.prefix_tuning import PrefixTuning
 from peftlab.methods.prompt_tuning import PromptTuning
+from peftlab.methods.randlora import RandLoRA
 from peftlab.methods.road import RoAd
+from peftlab.methods.shira import SHiRA
+from peftlab.methods.tinylora import TinyLoRA
 from peftlab.methods.trainable_tokens import TrainableTokens
+from peftlab.methods.unilora import UniLoRA
+from peftlab.methods.vblora import VBLoRA
 from peftlab.methods.vera import VeRA
 
 __all__ = [
+    "BOFT",
     "C3A",
     "HRA",
     "IA3",
@@ -41,12 +50,21 @@ __all__ = [
     "LoHa",
     "LoKr",
     "LoRA",
+    "MiCA",
     "MiSS",
+    "OLoRA",
     "ParallelAdapter",
     "Pfeiffer",
+    "PiSSA",
     "PrefixTuning",
     "PromptTuning",
+    "RandLoRA",
     "RoAd",
+    "SHiRA",
+    "TinyLoRA",
     "TrainableTokens",
+    "UniLoRA",
+    "VBLoRA",
     "VeRA",
+    "as_lora",
 ]

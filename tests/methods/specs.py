@@ -6,6 +6,7 @@ import peft
 
 import peftlab as pl
 from peftlab.methods import (
+    BOFT,
     C3A,
     HRA,
     IA3,
@@ -22,13 +23,21 @@ from peftlab.methods import (
     LoHa,
     LoKr,
     LoRA,
+    MiCA,
     MiSS,
+    OLoRA,
     ParallelAdapter,
     Pfeiffer,
+    PiSSA,
     PrefixTuning,
     PromptTuning,
+    RandLoRA,
     RoAd,
+    SHiRA,
+    TinyLoRA,
     TrainableTokens,
+    UniLoRA,
+    VBLoRA,
     VeRA,
 )
 
@@ -85,6 +94,7 @@ PREFIX = {"checkpointing": "it needs the cache, which checkpointing switches off
 VIRTUAL = {"merge": "virtual tokens change no weight", "identity": "added tokens take some of the attention"}
 
 NO_CONV1D = {("peft", "gpt2"): "`peft` has it for nn.Linear only: see test_facts_about_peft.py"}
+CHANGES_THE_BASE = "`peft` changes the base weights for it, so their files differ: see test_initialisers.py"
 STARTS_APART = {"identity": "its coefficients start at random, as in `peft`"}
 
 SPECS = [
@@ -126,4 +136,15 @@ SPECS = [
          peft.LNTuningConfig),
     Spec("TrainableTokens", TrainableTokens, {"llama": ["embed_tokens"], "bert": ["word_embeddings"]},
          {"token_indices": [5, 9, 20]}, peft.TrainableTokensConfig),
+    Spec("SHiRA", SHiRA, ATTENTION, {"r": 2}, peft.ShiraConfig, no=NO_CONV1D),
+    Spec("VBLoRA", VBLoRA, ATTENTION, {"r": 2, "num_vectors": 6, "vector_length": 4}, peft.VBLoRAConfig, no=STARTS_APART),
+    Spec("UniLoRA", UniLoRA, ATTENTION, {"r": 2, "theta_d_length": 30}, peft.UniLoraConfig, no=STARTS_APART),
+    Spec("TinyLoRA", TinyLoRA, ATTENTION, {"r": 2, "u": 5}, peft.TinyLoraConfig),
+    Spec("RandLoRA", RandLoRA, ATTENTION, {"r": 5}, peft.RandLoraConfig),
+    Spec("BOFT", BOFT, ATTENTION, {"boft_block_size": 4}, peft.BOFTConfig, no=NO_CONV1D),
+    Spec("BOFT, two factors", BOFT, ATTENTION, {"boft_block_size": 4, "boft_n_butterfly_factor": 2},
+         no={"peft": "`peft` takes one factor only where it has no CUDA: see test_facts_about_peft.py"}),
+    Spec("MiCA", MiCA, ATTENTION, {"r": 4, "lora_alpha": 6}, partial(peft.LoraConfig, init_lora_weights="mica")),
+    Spec("PiSSA", PiSSA, ATTENTION, {"r": 4, "lora_alpha": 6}, no={"peft": CHANGES_THE_BASE}),
+    Spec("OLoRA", OLoRA, ATTENTION, {"r": 4, "lora_alpha": 6}, no={"peft": CHANGES_THE_BASE}),
 ]

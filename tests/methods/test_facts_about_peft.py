@@ -3,6 +3,7 @@ import peft
 import pytest
 import torch
 from ladder import logits, losses, ours, theirs
+from safetensors.torch import load_file, save_file
 from specs import SPECS
 from tiny import batch, fill, left_padded, tiny
 
@@ -114,3 +115,33 @@ def test_lora_beside_biases_trained_in_place_is_not_the_base_model_when_disabled
     losses(reference, batch("bert"), steps=3)
     with reference.disable_adapter():
         assert not torch.allclose(logits(reference, batch("bert")), logits(tiny("bert"), batch("bert")), atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA `peft` may build its kernel and take two factors")
+def test_boft_takes_one_factor_where_there_is_no_cuda_and_its_order_is_ours():
+    config = peft.BOFTConfig(target_modules=["q_proj"], boft_block_size=4, boft_n_butterfly_factor=2)
+    model = peft.get_peft_model(tiny("llama"), config)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.boft_R["default"].shape[0] == 1
+    for d, b, m in ((16, 4, 2), (32, 4, 3), (48, 6, 2)):
+        for i in range(m):
+            order = layer.block_butterfly_perm(d, d // b // 2**i, b // 2, m - 1)
+            assert torch.equal(order, pl.methods.boft.butterfly(d, b, i))
+
+
+def test_randlora_writes_its_shared_bases_once_more_for_every_layer(tmp_path):
+    theirs(BY_NAME["RandLoRA"], "llama").save_pretrained(tmp_path)
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    assert sum(name.endswith("randlora_A") for name in state) == 1 + sum(n.endswith("lambda") for n in state)
+
+
+def test_a_shira_file_with_a_place_outside_of_the_weight_is_refused(tmp_path):
+    model = ours(BY_NAME["SHiRA"], "llama")
+    pl.save(model, tmp_path, "a")
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(n for n in state if n.endswith("indices"))
+    save_file({**state, name: state[name] + 1000}, tmp_path / "adapter_model.safetensors")
+    base = tiny("llama")
+    with pytest.raises(ValueError, match="outside of a weight"):
+        pl.load(base, tmp_path)
+    assert not hasattr(base, "switch")

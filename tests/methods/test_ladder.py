@@ -16,7 +16,7 @@ from specs import CHECKS, SPECS
 from tiny import batch, fill, left_padded, numbers, tiny
 
 import peftlab as pl
-from peftlab.adapter import is_conv1d
+from peftlab.adapter import Adapter, is_conv1d
 from peftlab.attach import parameters
 from peftlab.files import WEIGHTS, tensors
 from peftlab.methods import IA3, LoRA
@@ -78,7 +78,8 @@ def test_3_twenty_steps_give_equal_losses(spec, arch, close):
     reference = theirs(spec, arch)
     for n, p in reference.named_parameters():                # from_pretrained would have frozen them
         own = (getattr(reference.base_model, "prefix", "prompt"), "modules_to_save", "trainable_tokens_delta", "prompt_")
-        assert p.requires_grad == any(part in n for part in own), n
+        frozen = spec.method is pl.methods.MiCA and "lora_B" in n
+        assert p.requires_grad == (any(part in n for part in own) and not frozen), n
     found = losses(ours(spec, arch), batch(arch))
     assert found[-1] < found[0]
     close(found, losses(reference, batch(arch)), spec.losses_within)
@@ -286,7 +287,8 @@ def test_13_every_tensor_of_the_file_matters(spec, arch, tmp_path):
     assert written == {id(p) for p in parameters(model, "a")}
     before = logits(model, batch(arch))
     for name, t in state.items():
-        save_file({**state, name: t + numbers("change", t.shape)}, tmp_path / WEIGHTS)
+        changed = t + numbers("change", t.shape) if t.is_floating_point() else torch.stack((t[0].flip(0), t[1]))
+        save_file({**state, name: changed}, tmp_path / WEIGHTS)
         changed = logits(pl.load(tiny(arch), tmp_path), batch(arch))
         assert not torch.allclose(changed, before, atol=1e-5), name
 
@@ -296,6 +298,8 @@ def test_13_the_file_has_the_names_and_shapes_of_peft(spec, arch, tmp_path):
     theirs(spec, arch).save_pretrained(tmp_path / "theirs")
     pl.save(ours(spec, arch), tmp_path / "ours", "a")
     a, b = (load_file(tmp_path / who / WEIGHTS) for who in ("ours", "theirs"))
+    twice = tuple(spec.method.repeated) if issubclass(spec.method, Adapter) else ()
+    b = {k: t for k, t in b.items() if k in a or not k.endswith(twice)}              # `peft` repeats them in every layer
     assert {k: t.shape for k, t in a.items()} == {k: t.shape for k, t in b.items()}
     assert all(torch.equal(a[k], b[k]) for k in a)
 

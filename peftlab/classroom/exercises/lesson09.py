@@ -617,7 +617,7 @@ routing = Exercise(
 @routing.cases
 def routing_cases(seed):
     draw, cases = draws(seed), []
-    for k in range(16):
+    for k in range(48):
         logits = {
             name: draw(2 + (k + i) % 5, 6) * (0.6 + 2 * draw(1).abs()) for i, name in enumerate(("it", "tr", "de"))
         }
