@@ -100,7 +100,7 @@ def linear(layer):
 class FullFineTuning(Adapter):
     """y = copy(x): a trainable copy of the layer itself, which `peft` calls `modules_to_save`.
 
-    On the head alone this is the baseline "head only"; on every layer it is full fine-tuning that can be switched off.
+    Trains all parameters of the layer. On the head alone this is the baseline "head only"; on every layer it is full fine-tuning that can be switched off.
     The frozen layer still runs beside its copy: to measure the cost of full fine-tuning, train the model in place.
     """
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 from peftlab.lab import sources
 
@@ -169,6 +170,27 @@ def record(more: list[str]) -> int:
     return 0
 
 
+def methods(more: list[str]) -> int:
+    """Say what each method does; `peftlab methods LoRA` shows one with its source."""
+    import difflib
+
+    from peftlab.lab import catalogue
+
+    known = catalogue.every()
+    for name in more:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower(), [n.lower() for n in known], 3, 0.5)
+            hint = ", ".join(n for n in known if n.lower() in near) or ", ".join(known)
+            raise SystemExit(f"peftlab methods: there is no {name!r}; did you mean {hint}?")
+        file = sys.modules[known[name].__module__].__file__
+        print(f"{file}\n\n{Path(file).read_text(encoding='utf-8')}")
+    if not more:
+        for name, method in known.items():
+            print(f"{name:17}{catalogue.equation(method)}")
+        print("\ndocs/methods.md has their papers, parameters, and how equal each is to the library's.")
+    return 0
+
+
 def bench(more: list[str]) -> int:
     """Time a step of ours beside the library's: ratios, below 1.00 where ours costs less (--help lists the options)."""
     from peftlab.lab.bench import main as compare
@@ -203,6 +225,7 @@ COMMANDS = {
     "fetch": fetch,
     "doctor": doctor,
     "course": course,
+    "methods": methods,
     "bench": bench,
     "record": record,
     "build": build,

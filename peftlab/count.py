@@ -69,9 +69,10 @@ def saved_activations(model, **batch):
     kept = {}
 
     def pack(t):
-        storage = t.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = (storage.nbytes(), t)     # hold the tensor, or its address is used again
+        for part in (t._indices(), t._values()) if t.is_sparse else (t,):
+            storage = part.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = (storage.nbytes(), part)    # hold the tensor, or its address is used again
         return t
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):

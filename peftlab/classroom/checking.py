@@ -103,7 +103,9 @@ def _todo(exercise):
 def observations(exercise, answer, seed):
     """[{what: value} per case]; an error inside the answer is observed as {"error": its type, "told": the sentence}."""
     out = []
-    for i, case in enumerate(exercise.draw(seed)):
+    with _quietly():
+        cases = exercise.draw(seed)
+    for i, case in enumerate(cases):
         with _quietly():
             torch.manual_seed(1000 * seed + i)
             try:

@@ -30,14 +30,23 @@ ENCODER = {
     "IA3": (pl.methods.IA3, ["key", "value", "output.dense"], {"feedforward_modules": ["output.dense"]}),
     "BitFit": (pl.methods.BitFit, ["query", "key", "value", "dense"], {}),
 }
+SAME = {  # on the queries and values of either
+    "LoHa": {"r": 8}, "LoKr": {"r": 8}, "HiRA": {"r": 8}, "DeLoRA": {"r": 8}, "GraLoRA": {"r": 8, "gralora_k": 2},
+    "VeRA": {"r": 256}, "RandLoRA": {"r": 32}, "VBLoRA": {"r": 4, "num_vectors": 256, "vector_length": 96},
+    "UniLoRA": {"r": 4, "theta_d_length": 256}, "TinyLoRA": {"r": 2}, "MiCA": {"r": 8}, "MiSS": {"r": 64},
+    "OFT": {"oft_block_size": 32}, "BOFT": {"boft_block_size": 4}, "HRA": {"r": 8}, "RoAd": {"group_size": 64},
+    "FourierFT": {"n_frequency": 1000}, "C3A": {"block_size": 64}, "SHiRA": {"r": 8},
+}
+for name, options in SAME.items():
+    DECODER[name] = (getattr(pl.methods, name), ["q_proj", "v_proj"], options)
+    ENCODER[name] = (getattr(pl.methods, name), ["query", "value"], options)
 
 
 def theirs(model, method, targets, options):
     """The same method from `peft` on `model`."""
     import peft
     decoder = model.config.model_type == "llama"
-    kind = {"LoRA": peft.LoraConfig, "DoRA": peft.LoraConfig, "IA3": peft.IA3Config, "BitFit": peft.BeftConfig,
-            "PromptTuning": peft.PromptTuningConfig, "PrefixTuning": peft.PrefixTuningConfig}[method.__name__]
+    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type]
     options = dict(options, **method.config, **({"target_modules": targets} if targets else {}))
     return peft.get_peft_model(model, kind(task_type="CAUSAL_LM" if decoder else None, **options))
 

@@ -1,6 +1,6 @@
 """BitFit: y = layer(x) + b', train the biases alone (Ben Zaken et al., arXiv 2106.10199).
 
-b' is the change of a bias that the layer has, so it starts at zero: d_out parameters a layer. Can be merged.
+b' is the change of a bias that the layer has, so it starts at zero. Trains d_out parameters a layer; can be merged.
 Without weight decay it learns what training the biases in place learns, and unlike that it can be switched off.
 In `peft` it is BEFT, which also adds biases where there were none; a model without biases has no BitFit.
 """

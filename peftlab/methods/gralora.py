@@ -1,7 +1,7 @@
 """GraLoRA: the weight is cut into k x k blocks, each with its own LoRA of rank r / k (Jung et al., arXiv 2505.20355).
 
-As many parameters as LoRA, r (d_in + d_out), and an update of rank up to k r. Starts as the base model (B = 0); can be
-merged.
+Trains r (d_in + d_out) parameters a layer, as LoRA does, for an update of rank up to k r. Starts as the base
+model (B = 0); can be merged.
 """
 import torch
 from torch import empty, nn, zeros

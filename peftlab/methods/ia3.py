@@ -1,6 +1,6 @@
 """(IA)3: y = l * (W x + b), or W (l * x) + b in front of a feed-forward layer (Liu et al., arXiv 2205.05638).
 
-One learnt factor per feature, 1 at the start: d_out parameters a layer, d_in on a feed-forward layer. Can be merged.
+One learnt factor per feature, 1 at the start. Trains d_out parameters a layer, d_in on a feed-forward layer; can be merged.
 """
 from torch import nn, ones
 

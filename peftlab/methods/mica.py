@@ -1,6 +1,6 @@
 """MiCA: LoRA whose B is frozen at the r smallest left singular vectors of W (arXiv 2604.01694).
 
-y = W x + s B A x. Only A is trained, r d_in parameters a layer: the output moves in directions that the weight hardly
+y = W x + s B A x. Trains A alone, r d_in parameters a layer: the output moves in directions that the weight hardly
 uses. Starts as the base model (A = 0); can be merged.
 """
 import torch

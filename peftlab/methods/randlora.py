@@ -1,8 +1,8 @@
 """RandLoRA: an update of full rank from random matrices that are only rescaled (Albert et al., arXiv 2502.00987).
 
 dW = (alpha / r) sum_j B_j Lambda_j A_j Gamma_j over n = ceil(d / r) terms, d the smaller of d_in and d_out. A and the B_j
-are drawn once, frozen, and shared by all layers; the diagonals Lambda, (r, n), and Gamma, (n, d), are trained: n (r + d)
-parameters a layer. A *larger* r trains fewer. Starts as the base model (Lambda = 0); can be merged.
+are drawn once, frozen, and shared by all layers; the diagonals Lambda, (r, n), and Gamma, (n, d), are learnt. Trains n (r + d)
+parameters a layer, fewer with a *larger* r. Starts as the base model (Lambda = 0); can be merged.
 """
 import torch
 import torch.nn.functional as F

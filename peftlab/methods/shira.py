@@ -1,6 +1,6 @@
 """SHiRA: y = (W + S) x, S zero but for r (d_in + d_out) entries at random places (Bhardwaj et al., arXiv 2406.13175).
 
-As many parameters as a LoRA of rank r, spread over the weight itself: an update of high rank that changes few of its
+Trains r (d_in + d_out) parameters a layer, spread over the weight itself: an update of high rank that changes few of its
 numbers. Starts as the base model (S = 0); can be merged.
 """
 import torch

@@ -1,6 +1,6 @@
 """VeRA: y = W x + b * (B (d * (A x))), A and B random, frozen, and shared by all layers (Kopiczko, arXiv 2310.11454).
 
-Only the vectors b and d are trained, d_out + r parameters a layer. Starts as the base model (b = 0); can be merged.
+Trains only the vectors b and d, d_out + r parameters a layer. Starts as the base model (b = 0); can be merged.
 """
 import torch
 import torch.nn.functional as F

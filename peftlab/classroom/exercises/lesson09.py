@@ -359,7 +359,7 @@ def any_change(before, after):
 
 
 @lost.slip(
-    "Whatever is wrong afterwards counts as lost, known before or not. An untouched model then has forgotten something."
+    "Whatever is wrong afterwards counts as lost, known before or not. What has a model forgotten that nobody touched?"
 )
 def wrong_now(before, after):
     return after.count(False) / len(after)
@@ -370,7 +370,7 @@ def gains_make_good(before, after):
     return (sum(before) - sum(after)) / max(1, sum(before))
 
 
-@lost.slip("This is a number of questions, not a share of those that were known.")
+@lost.slip("This is a number of questions. Of how many that were known?")
 def a_count(before, after):
     return sum(b and not a for b, a in zip(before, after))
 
@@ -476,7 +476,7 @@ def mask_of_the_reader(logits, ids, mask):
     return (losses * counted).sum() / counted.sum()
 
 
-@text.slip("Padding is left out of the sum, and still counted in what you divide by.")
+@text.slip("Padding is left out of the sum. Is it in what you divide by?")
 def divided_by_all(logits, ids, mask):
     return the_sum(logits, ids, mask) / ids[:, 1:].numel()
 
@@ -563,7 +563,7 @@ def plain_products(vectors, documents):
 
 
 @finding.slip(
-    "The vectors are compared by distance with their lengths left in. Two vectors of one direction may lie far apart."
+    "The vectors are compared by distance with their lengths left in. How far apart may two vectors of one direction lie?"
 )
 def plain_distance(vectors, documents):
     return hits(-torch.cdist(vectors, vectors), documents)
@@ -692,8 +692,7 @@ chooses(
 
 
 chooses(
-    "You compare how probable the likeliest letter is. That is a measure of being sure, and not the entropy, which asks how the rest is "
-    "spread as well.",
+    "You compare how probable the likeliest letter is. The entropy asks besides how the rest is spread: where is that?",
     "likeliest-letter",
     lambda t: t.softmax(-1).max(-1).values.mean(),
     max,

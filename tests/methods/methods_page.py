@@ -1,0 +1,101 @@
+"""docs/methods.md, made of the classes and of what the ladder found.
+
+`python -m pytest tests/methods --write-methods-page` writes it.
+"""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from specs import SPECS
+
+from peftlab.lab import catalogue
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+NOT_SO = re.compile(r"refuse|does_not")  # a test that says what a method cannot do
+
+
+def cell(results, spec, number):
+    """What the ladder found on one rung: the largest difference, "yes" where it was exact, "-" where it cannot be."""
+    found = {
+        (test, arch): result
+        for (test, case), result in results.items()
+        if test.split("_")[1] == str(number) and case.rpartition("-")[0].removesuffix("-1") == spec.name
+        for arch in [case.rpartition("-")[2]]
+    }
+    if any(outcome == "failed" for outcome, _ in found.values()):
+        return "**failed**"
+    found = {key: result for key, result in found.items() if not NOT_SO.search(key[0])}
+    if not found:
+        return "-"
+    differences = [d for _, d in found.values() if d is not None]
+    return f"{max(differences):.0e}" if differences else "yes"
+
+
+def sentence(test):
+    return test.split("_", 2)[2].replace("_", " ")
+
+
+def page(results):
+    numbers = sorted({int(test.split("_")[1]) for test, _ in results})
+    out = [
+        "# The methods",
+        "",
+        (
+            "Made by `python -m pytest tests/methods --write-methods-page` from the classes in "
+            "[`peftlab/methods`](../peftlab/methods) and the results of the tests; a test fails when it is out of date. "
+            "Lines are lines of code, without comments and docstrings: of the file here, and of the method's folder in "
+            f"`peft` {version('peft')}, where there is one. Merged, start: what the tests found, not what was said."
+        ),
+        "",
+        "| method | equation | acts | trains | paper | merges | starts as the base | lines here | in `peft` |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, method in catalogue.every().items():
+        spec = next((s for s in SPECS if s.method is method), None)
+        can = ["own tests" if spec is None else "no" if cell(results, spec, n) == "-" else "yes" for n in (4, 9)]
+        there = catalogue.lines_in_peft(method)
+        links = ", ".join(f"[{i}](https://arxiv.org/abs/{i})" for i in catalogue.papers(method))
+        file = method.__module__.split(".")[-1] + ".py"
+        source = f"../peftlab/methods/{file}" if "methods" in method.__module__ else f"../peftlab/{file}"
+        row = [
+            f"[{name}]({source})",
+            f"`{catalogue.equation(method)}`".replace("|", "\\|"),
+            catalogue.place(method),
+            catalogue.parameters(method),
+            links,
+            *can,
+            str(catalogue.lines_here(method)),
+            f"{there[0]:,} ({there[1]})" if there else "-",
+        ]
+        out.append("| " + " | ".join(row) + " |")
+    out += [
+        "",
+        "## How equal they are",
+        "",
+        (
+            "Each method on tiny models of Llama's, GPT-2's and BERT's shape. A number is the largest difference seen on any "
+            "of them, as a share of the largest number compared; *yes* means that the test passed and wants equality to the "
+            "bit or measures nothing; a dash that it does not apply, for a reason given below. AdaLoRA, whose ranks change "
+            "during training, has tests of its own."
+        ),
+        "",
+    ]
+    for n in numbers:
+        tests = sorted({test for test, _ in results if test.split("_")[1] == str(n)})
+        out.append(f"{n}. " + "; ".join(sentence(t) for t in tests))
+    out += ["", "| method | " + " | ".join(map(str, numbers)) + " |", "| --- |" + " --- |" * len(numbers)]
+    out += [f"| {s.name} | " + " | ".join(cell(results, s, n) for n in numbers) + " |" for s in SPECS]
+    out += ["", "## Why a rung does not apply", ""]
+    for spec in SPECS:
+        reasons = {}
+        for check, why in spec.no.items():
+            reasons.setdefault(why, []).append(check if isinstance(check, str) else f"{check[0]} on {check[1]}")
+        out += [f"- {spec.name}, {', '.join(checks)}: {why}" for why, checks in reasons.items()]
+    return "\n".join(out) + "\n"
+
+
+def comparable(text):
+    """The page without what may differ from machine to machine: rounding, and another release's lines."""
+    text = re.sub(r"(?<=\| )\d+e[-+]\d+(?= \|)", "#", text)
+    return re.sub(r"[\d,]+ (?=\([a-z0-9_]+\) \|$)|`peft` [\d.]+", "#", text, flags=re.MULTILINE)
