@@ -11,7 +11,10 @@ from peftlab.adapter import Adapter, linear
 
 
 class C3A(Adapter):
-    """y = W x + C x / d_in"""
+    """y = W x + C x / d_in
+
+    The transform of x waits for the backward pass; `peft` has one of its own that makes it again.
+    """
 
     peft_type, keys = "C3A", {"c3a_kernel": "c3a_kernel"}
 

@@ -20,7 +20,8 @@ class FourierFT(Adapter):
         d_in, d_out = linear(layer)
         if n_frequency > d_in * d_out:
             raise ValueError(f"n_frequency {n_frequency} is more than the {d_in * d_out} entries of the weight")
-        places = torch.randperm(d_in * d_out, generator=torch.Generator().manual_seed(random_loc_seed))[:n_frequency]
+        every = torch.randperm(d_in * d_out, generator=torch.Generator().manual_seed(random_loc_seed))
+        places = every[:n_frequency].clone()               # a slice would keep the whole permutation waiting
         self.register_buffer("places", places, persistent=False)                      # (n,), which waves
         self.fourierft_spectrum = nn.Parameter(torch.zeros(n_frequency) if init_weights else torch.randn(n_frequency))
         self.scaling = scaling

@@ -10,7 +10,10 @@ from peftlab.adapter import Adapter, linear
 
 
 class LoHa(Adapter):
-    """y = W x + s [(A1 B1) * (A2 B2)] x"""
+    """y = W x + s [(A1 B1) * (A2 B2)] x
+
+    Both factors, d_in d_out numbers each, wait for the backward pass; `peft` has one of its own that makes them again.
+    """
 
     peft_type = "LOHA"
     keys = {k: k for k in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")}

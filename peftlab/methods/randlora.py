@@ -12,7 +12,10 @@ from peftlab.adapter import Adapter, linear
 
 
 class RandLoRA(Adapter):
-    """y = W x + (alpha / r) sum_j B_j Lambda_j A_j Gamma_j x"""
+    """y = W x + (alpha / r) sum_j B_j Lambda_j A_j Gamma_j x
+
+    The product of Lambda and A waits for the backward pass; `peft` has one of its own that makes it again.
+    """
 
     peft_type, config = "RANDLORA", {"save_projection": True, "sparse": False, "very_sparse": False}
     keys = {"randlora_lambda": "randlora_lambda", "randlora_gamma": "randlora_gamma",
