@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="peftlab",
         description="Learn parameter-efficient fine-tuning by building it.",
-        epilog="\n".join(f"  {name:8}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()),
+        epilog="\n".join(f"  {name:9}{command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, help="one of those below")
@@ -129,6 +129,75 @@ def build(more: list[str]) -> int:
     return 0
 
 
+def progress(more: list[str]) -> int:
+    """Say where you stand: each exercise, its tries and its time; `peftlab progress 03` shows one lesson."""
+    from peftlab.classroom import progress
+
+    path = _record()
+    if len(more) > 1:
+        raise SystemExit("peftlab progress [LESSON]: one lesson, by its number, or none for all")
+    rows = progress.summary(*more, path=path)
+    if not rows:
+        raise SystemExit(f"peftlab progress: no lesson has the number {more[0]}")
+    print(progress.Board(rows))
+    return 0
+
+
+def hint(more: list[str]) -> int:
+    """Give the next hint for an exercise: `peftlab hint lora-forward`."""
+    from peftlab.classroom import progress
+
+    text, which = progress.next_hint(_exercise("hint", more), _record())
+    print(f"Hint {which}: {text}" if which else text)
+    return 0
+
+
+def solution(more: list[str]) -> int:
+    """Print one solution of an exercise: `peftlab solution lora-forward`. That you read it is noted, no more."""
+    from peftlab.classroom import progress
+
+    try:
+        print(progress.solution(_exercise("solution", more), _record()))
+    except ValueError as error:
+        raise SystemExit(f"peftlab solution: {error}") from error
+    return 0
+
+
+def reset(more: list[str]) -> int:
+    """Put an exercise's empty stub back into your copy: `peftlab reset lora-forward`; your attempt is kept in a file."""
+    from peftlab.classroom import progress
+
+    try:
+        kept = progress.reset(_exercise("reset", more), path=_record())
+    except ValueError as error:
+        raise SystemExit(f"peftlab reset: {error}") from error
+    print(f"The stub is back. What you had written is in {kept}.")
+    print("If the lesson is open in JupyterLab, reload it from disk (File menu) before you type in it.")
+    return 0
+
+
+def _record() -> Path:
+    from peftlab.classroom import progress
+
+    return progress.file() or progress.WORK / "progress.sqlite"
+
+
+def _exercise(command: str, more: list[str]) -> str:
+    """The id of the one exercise that is named, or an end with those that are spelt much alike."""
+    import difflib
+
+    from peftlab.classroom import all_exercises
+
+    known = [e.id for e in all_exercises()]
+    if len(more) != 1:
+        raise SystemExit(f"peftlab {command} EXERCISE: name one, such as {known[0]}; `peftlab progress` lists them")
+    if more[0] not in known:
+        near = difflib.get_close_matches(more[0], known, 3, 0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "the check below each exercise has its name"
+        raise SystemExit(f"peftlab {command}: no exercise is called {more[0]!r}; {hint}")
+    return more[0]
+
+
 def course(more: list[str]) -> int:
     """Make an nbgrader course of the lessons: `peftlab course FOLDER [LESSON ...]` (for teachers)."""
     if not more or more[0].startswith("-"):
@@ -224,6 +293,10 @@ COMMANDS = {
     "lab": lab,
     "fetch": fetch,
     "doctor": doctor,
+    "progress": progress,
+    "hint": hint,
+    "solution": solution,
+    "reset": reset,
     "course": course,
     "methods": methods,
     "bench": bench,

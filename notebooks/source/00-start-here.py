@@ -183,6 +183,17 @@ print(
 assert torch.get_num_threads() >= 1
 
 # %% [markdown]
+# ## Where you stand
+#
+# Every check you run in your own copies is noted in `work/progress.sqlite`, on this machine and nowhere else. Open a lesson's line to see its
+# exercises. `peftlab progress` shows the same in a terminal.
+
+# %% tags=["nbval-ignore-output"]
+from peftlab.classroom import board
+
+board()
+
+# %% [markdown]
 # ## Go further
 #
 # - `peftlab doctor` in a terminal says what is installed, what is missing, and what to do about it.

@@ -6,6 +6,7 @@ _where = {
     "all_exercises": "exercise",
     "Exercise": "exercise",
     "predict": "predict",
+    "board": "progress",
 }
 __all__ = list(_where)
 

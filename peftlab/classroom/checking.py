@@ -15,6 +15,7 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 
+from . import progress
 from .compare import difference
 from .exercise import NotAttempted, Question, Unexpected, find
 
@@ -68,9 +69,17 @@ def check(exercise, answer, seed=0):
     """Compare `answer` with what the exercise asks for and say what was seen.
 
     The result shows itself as a card at the end of a cell, is true only when correct, and `.grade()` raises otherwise.
-    The inputs are drawn from `seed`: the same each time unless another is given.
+    The inputs are drawn from `seed`: the same each time unless another is given. In a learner's own copy, seed 0 is noted
+    in the record of their progress.
     """
-    exercise = find(exercise)
+    result = judge(find(exercise), answer, seed)
+    if seed == 0 and (trouble := progress.note(result.exercise, result.state, result.slip or "")):
+        print(trouble)
+    return result
+
+
+def judge(exercise, answer, seed):
+    """The `Result` of comparing `answer` with the exercise's reference on inputs drawn from `seed`."""
     if is_stub(answer):
         return Result(exercise.id, "not attempted", _todo(exercise))
     try:

@@ -4,12 +4,13 @@ import ast
 import inspect
 import linecache
 import re
+import signal
 import textwrap
 
 import pytest
 import torch
 
-from peftlab.classroom import all_exercises, check, kill_table
+from peftlab.classroom import all_exercises, check, kill_table, mutants
 from peftlab.classroom.checking import Result, is_stub, observations
 from peftlab.classroom.exercise import Question, find
 
@@ -198,3 +199,18 @@ def test_a_question_through_check_and_as_buttons():
     assert "Not yet" in buttons.told.value
     buttons.choice.value = "c"
     assert "Correct" in buttons.told.value
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarm on this system to end a mutant that hangs")
+def test_no_mechanical_mutant_is_accepted_that_nobody_has_explained():
+    page = mutants.page()
+    assert "Not explained" not in page
+    assert mutants.PAGE.read_text(encoding="utf-8") == page, "run python -m peftlab.classroom.mutants"
+
+
+def test_the_mutants_notice_a_check_that_looks_at_nothing(monkeypatch):
+    exercise = find("lora-forward")
+    monkeypatch.setattr(exercise, "look", lambda answer, case: {"nothing": True})
+    monkeypatch.setattr(mutants, "SEEDS", (9_999,))
+    count, left = mutants.survivors(exercise)
+    assert len(left) == count > 20

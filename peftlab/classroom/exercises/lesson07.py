@@ -636,6 +636,8 @@ def ceiling_cases(seed):
     draw = random.Random(seed)
     cases = [
         Case("two raters who agree, and one who says neither", ratings=[[3, 2, 0]]),
+        Case("two raters who agree, both with a one", ratings=[[1, 1]]),
+        Case("a rater whose fellows cancel out", ratings=[[2, -2, 1, 1, -1]]),
         Case("one rater against three", ratings=[[1, 1, 1, -4]]),
         Case("two sentences with different numbers of raters", ratings=[[2, 1], [-1, -2, 3, -1, -3, -2, -1, 1]]),
     ]

@@ -308,6 +308,7 @@ def lost_cases(seed):
         Case("forty questions", before=before, after=after),
         Case("an untouched model", before=before, after=before),
         Case("one lost, two learnt", before=[True, True, False, False], after=[True, False, True, True]),
+        Case("one known, and lost", before=[False, True, False], after=[True, False, True]),
         Case("all lost", before=[True, False, True], after=[False, False, False]),
         Case("a model that knew nothing", before=[False, False], after=[True, False]),
     ]

@@ -1,0 +1,199 @@
+"""Mechanical wrong answers, to find holes nobody thought of: each reference solution with one small change.
+
+`python -m peftlab.classroom.mutants` writes docs/mutants.md. A mutant that the check accepts either does the same as the
+solution for every input (the page lists each, to be read) or shows a hole in the check.
+"""
+
+import ast
+import inspect
+import signal
+import textwrap
+from contextlib import contextmanager
+from copy import deepcopy
+
+from .checking import judge
+from .exercise import all_exercises
+from .kill_table import PAGE as KILL_TABLE
+
+PAGE = KILL_TABLE.with_name("mutants.md")
+SEEDS = (0, 1)
+SECONDS = 10  # a mutant that runs longer has changed what it does
+SWAPPED = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.USub: ast.UAdd,
+}
+
+
+def changes(node):
+    """Each small change of one node, as a function that makes it in place."""
+    if isinstance(node, (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.AugAssign)) and type(node.op) in SWAPPED:
+        yield lambda n: setattr(n, "op", SWAPPED[type(n.op)]())
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        yield lambda n: n.__dict__.update(left=n.right, right=n.left)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:
+        yield lambda n: n.ops.__setitem__(0, SWAPPED[type(n.ops[0])]())
+    if isinstance(node, ast.Constant) and type(node.value) is bool:
+        yield lambda n: setattr(n, "value", not n.value)
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        yield lambda n: setattr(n, "value", n.value + 1)
+        yield lambda n: setattr(n, "value", 0)
+    if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
+        yield lambda n: setattr(n, "attr", "real")  # of real numbers: itself, not turned
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        yield lambda n: n.args.pop()
+    if isinstance(node, ast.Call) and node.keywords:
+        yield lambda n: n.keywords.pop()
+    if isinstance(node, ast.IfExp):
+        yield lambda n: n.__dict__.update(body=n.orelse, orelse=n.body)
+    for field in () if isinstance(node, ast.Module) else ("body", "orelse"):
+        lines = getattr(node, field, None)
+        for i in range(len(lines) if isinstance(lines, list) else 0):
+            if not isinstance(lines[i], (ast.Return, ast.Pass)) and not _docstring(lines[i]):
+                yield lambda n, field=field, i=i: getattr(n, field).__setitem__(
+                    i, ast.copy_location(ast.Pass(), getattr(n, field)[i])
+                )
+
+
+def _docstring(statement):
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def mutants(answer):
+    """(the changed line, the changed function) for every change of a solution's source that can be made."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(answer)))
+    tree.body[0].decorator_list = []
+    whole = ast.unparse(tree)
+    for at, node in enumerate(ast.walk(tree)):
+        for which in range(len(list(changes(node)))):
+            changed = deepcopy(tree)
+            target = list(ast.walk(changed))[at]
+            list(changes(target))[which](target)
+            text = ast.unparse(ast.fix_missing_locations(changed))
+            if text == whole:
+                continue
+            scope = dict(vars(inspect.getmodule(answer)))
+            exec(compile(text, f"<mutant of {answer.__name__}>", "exec"), scope)  # noqa: S102 - our own solutions
+            yield _difference(whole, text), scope[answer.__name__]
+
+
+def _difference(before, after):
+    """The lines that changed, as they are now ("(gone)" for one that was dropped)."""
+    pairs = zip(before.split("\n"), after.split("\n"))
+    return " / ".join(
+        new.strip() if new.strip() != "pass" else f"(gone: {old.strip()})" for old, new in pairs if old != new
+    )
+
+
+@contextmanager
+def limit(seconds):
+    """Raise TimeoutError in the main thread when this takes longer (not on Windows, which has no such alarm)."""
+
+    def ring(*_):
+        raise TimeoutError
+
+    old = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def survives(exercise, answer):
+    """Does the check accept it on every seed?"""
+    try:
+        with limit(SECONDS):
+            return all(judge(exercise, answer, seed) for seed in SEEDS)
+    except (TimeoutError, RecursionError, MemoryError):
+        return False
+
+
+def survivors(exercise):
+    """(how many mutants of all solutions written as functions, [the changed line of each that is accepted])."""
+    count, left = 0, []
+    for answer in exercise.solutions:
+        if inspect.isfunction(answer) and answer.__name__ != "<lambda>":
+            for line, mutant in mutants(answer):
+                count += 1
+                if survives(exercise, mutant):
+                    left.append((answer.__name__, line))
+    return count, left
+
+
+# Why what is accepted may be: read by hand, one sentence an exercise, about the lines the page lists below it.
+WHY = {
+    "cosine": "The vectors are rows of a matrix, so the last dimension is also dimension 1, the default; and a dot product has no order.",
+    "training-bytes": "The two lists are of one length, so `strict` never has anything to say.",
+    "count-lora": "The device of a matrix that is only counted does not matter.",
+    "count-bottleneck": "The device of a layer that is only counted does not matter.",
+    "keep-ranks": "Without `full_matrices=False` more vectors come, and none of them is used.",
+    "ranks-for": "These differ only where a sum of ranks equals the share exactly, which rounding decides anyway.",
+    "random-like": "A matrix of the default precision, multiplied by a number of the right one.",
+    "rank-floor": "Without `full_matrices=False` more vectors come, and none of them is used.",
+    "random-subspace": "Every factor has the same sign: still random directions, for each parameter draws the coordinate it listens to.",
+    "lora-init": "How widely `A` is spread is left to the learner, within a factor: methods differ in it. A bias of a layer that is thrown away does not matter.",
+    "freeze": "`True` is the default of both calls; and splitting a name more often leaves its last part the same.",
+    "lora-merge": "A layer that is asked about two zero vectors gives the same row twice.",
+    "train-biases": "`True` is the default; splitting a name differently leaves its end the same.",
+    "ia3-merge": "The library's bias is a vector, and a vector times a diagonal matrix is the same from both sides.",
+    "raters-ceiling": "A zero is dealt with before the other line is reached, a quotient has the sign of its product, and whole numbers are exact in either precision.",
+    "on-par": "These differ only where an end of an interval meets the margin or zero exactly, or in the precision of the input; `strict` never has anything to say.",
+    "apply-adapter": "The layers in the cases are functions without a `weight`, so only one branch is ever taken.",
+    "is-affine": "One draw more or less, and limits that differ far below the size of what is curved: what is straight is straight exactly, or nearly.",
+    "forgetting-matrix": "A precision is not prescribed for what is measured.",
+    "what-was-lost": "0 and 0.0 are one number; and what would replace `nan` is never asked, since the case of nothing known is caught before.",
+    "shifted-loss": "Zero as a whole number or not.",
+    "retrieval-kept": "The vectors are rows of a matrix: dimension 1 is the default, and `+1`.",
+    "task-unknown": "Two adapters that are exactly as sure as each other do not occur; the last dimension of a matrix is dimension 1.",
+}
+
+
+def page(found=None):
+    """The survivors as Markdown; found: [(exercise, count, survivors)]."""
+    found = found or [(e, *survivors(e)) for e in all_exercises()]
+    found = [(e, n, left) for e, n, left in found if n]
+    made, accepted = sum(n for _, n, _ in found), sum(len(left) for *_, left in found)
+    out = [
+        "# Mechanical wrong answers",
+        "",
+        (
+            f"Each correct solution with one small change: an operator swapped, a constant moved, a transpose, an argument or a line dropped. "
+            f"{made} such mutants of {len(found)} exercises; {made - accepted} were caught, {made and (made - accepted) / made:.1%}. "
+            "The others are below, with the reason why each does the same as a correct answer, or may. Generated by "
+            "`python -m peftlab.classroom.mutants`; a test fails when a new one is accepted."
+        ),
+    ]
+    for exercise, count, left in found:
+        if left:
+            out += [
+                "",
+                f"## {exercise.id}",
+                "",
+                f"{count - len(left)} of {count} caught. {WHY.get(exercise.id, '**Not explained.**')}",
+                "",
+            ]
+            out += [f"- in `{name}`: `{line}`" for name, line in left]
+    return "\n".join(out) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8").split("\n")[2])
