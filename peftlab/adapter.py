@@ -29,6 +29,11 @@ class Adapter(nn.Module):
         return y
 
     @classmethod
+    def for_layer(cls, layer):
+        """The class that goes on this layer: a method may need another one for an embedding than for a linear layer."""
+        return cls
+
+    @classmethod
     def per_layer(cls, path, **options):
         """The options for the layer at `path`, where a method's options differ from layer to layer."""
         return options

@@ -102,7 +102,7 @@ def attach(model, method, target_modules=None, name="default", modules_to_save=N
         tokens = method(reader, **options).to(next(model.parameters()).device)
     else:
         for path, layer in targets(model, target_modules):
-            new.append((layer, method(layer, **method.per_layer(path, **options))))
+            new.append((layer, method.for_layer(layer)(layer, **method.per_layer(path, **options))))
         if hasattr(method, "share"):
             method.share([adapter for _, adapter in new])
     new += [(layer, FullFineTuning(layer)) for _, layer in copied(model, modules_to_save)]

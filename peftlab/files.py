@@ -1,6 +1,8 @@
 """Save and load adapters in `peft`'s own format: adapter_config.json and adapter_model.safetensors in one folder."""
 import inspect
 import json
+import math
+import re
 from operator import attrgetter
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from peftlab.adapter import Adapter
 from peftlab.attach import _known, _refuse_if_merged, adapted, attach, detach, parameters, strip, use
+from peftlab.count import closed_form
 from peftlab.virtual_tokens import VirtualTokens, cache_shape, on
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -77,11 +80,14 @@ def load(model, folder, name="default"):
     folder = Path(folder)
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
+            if file == WEIGHTS and list(folder.glob("*.bin")):
+                raise FileNotFoundError(f"{folder} holds its weights as a .bin file, which can run code when it is opened and "
+                                        f"is not read here: have `peft` write it anew, as {WEIGHTS}")
             raise FileNotFoundError(f"{folder} holds no {file}: an adapter's folder has {CONFIG} and {WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
         state = load_file(folder / WEIGHTS)
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise ValueError(f"{folder / CONFIG} is not valid JSON ({e}): copy the folder again") from e
     except SafetensorError as e:
         raise ValueError(f"{folder / WEIGHTS} is damaged or cut short ({e}): copy it again") from e
@@ -113,14 +119,20 @@ def load(model, folder, name="default"):
               if any(path == end or path.endswith("." + end) for path, _ in model.named_modules())]
     before = model.switch.active if hasattr(model, "switch") else None
     try:
+        _refuse_if_too_large(model, method, config, copies or None, options, state, folder)
         attach(model, method, config.get("target_modules"), name, copies or None, **options)
-    except TypeError as e:
+    except (TypeError, AttributeError, KeyError, ArithmeticError, RuntimeError, re.error) as e:
         raise ValueError(f"{folder / CONFIG} does not describe a {method.__name__} for this model: {e}") from e
     try:
         if issubclass(method, Adapter):
             state = {k: t for k, t in state.items()
                      if not (k.startswith("base_model.model.") and k.endswith(tuple(method.repeated)))}
-        _fill(tensors(model, name), state, folder / WEIGHTS)
+        ours = tensors(model, name)
+        try:
+            state = _as_written_now(state, ours, model)
+        except ValueError as e:
+            raise ValueError(f"{folder / WEIGHTS}: {e}") from e
+        _fill(ours, state, folder / WEIGHTS)
         for path, layer in adapted(model, name):
             try:
                 layer.adapters[name].verify()
@@ -136,8 +148,42 @@ def load(model, folder, name="default"):
     return model
 
 
+def _refuse_if_too_large(model, method, config, copies, options, state, folder):
+    """Raise ValueError where the configuration asks for far more numbers than the file has, before memory is taken for them."""
+    held = sum(t.numel() for t in state.values())
+    try:
+        wanted = closed_form(model, method, config.get("target_modules"), copies, **options)
+    except NotImplementedError:                              # a learner's own method that does not count itself
+        wanted = 0
+    if wanted > 2 * held + 1_000_000:                        # a smaller difference is found tensor by tensor, and named
+        raise ValueError(f"{folder / CONFIG} describes {wanted:,} numbers, and {WEIGHTS} holds {held:,}")
+    beyond = max(held, *(p.numel() for p in model.parameters()))
+    for option, value in options.items():                    # frozen matrices are not among the numbers counted above
+        if isinstance(value, int) and value > beyond and "seed" not in option and "key" not in option:
+            raise ValueError(f"{folder / CONFIG} sets {option}={value:,}, more than the file or any tensor of the model has numbers")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{folder / CONFIG} sets {option}={value}, which is no number to compute with")
+
+
+def _as_written_now(state, ours, model):
+    """The file's tensors under today's names, without copies of the base that older releases and resized vocabularies leave in."""
+    weights = dict(model.named_parameters())
+    now = {}
+    for key, t in state.items():
+        if key not in ours and key.removesuffix(".weight") in ours:
+            key = key.removesuffix(".weight")                # DoRA's magnitude
+        base = weights.get(key.removeprefix("base_model.model.").replace(".base_layer.", "."))
+        if key not in ours and base is not None:
+            if base.shape != t.shape or not torch.equal(base, t.to(base)):
+                raise ValueError(f"{key}, {tuple(t.shape)} in the file, is a weight of the base that was changed there: the base "
+                                 "here is another. Load the base it was trained on, resized in the same way")
+            continue
+        now[key] = t
+    return now
+
+
 def _fill(ours, state, file):
-    """Copy the file's tensors into our parameters, after every name and shape has been compared."""
+    """Copy the file's tensors into our parameters, after every name, shape and number has been looked at."""
     missing, extra = sorted(ours.keys() - state.keys()), sorted(state.keys() - ours.keys())
     if missing or extra:
         raise ValueError(f"{file} does not fit this model: "
@@ -147,6 +193,9 @@ def _fill(ours, state, file):
     for key, p in ours.items():
         if state[key].shape != p.shape:
             raise ValueError(f"{file}: {key} is {tuple(state[key].shape)} in the file and {tuple(p.shape)} here")
+        if p.is_floating_point() and not (state[key].is_floating_point() and state[key].float().isfinite().all()):
+            raise ValueError(f"{file}: {key} holds {state[key].dtype} numbers that are not all finite and real: copy the file "
+                             "again; if it stays so, the training that wrote it went wrong")
     with torch.no_grad():
         for key, p in ours.items():
             p.copy_(state[key])

@@ -14,8 +14,9 @@ from torch import nn
 
 import peftlab as pl
 from peftlab.attach import adapted
+from peftlab.count import closed_form
 from peftlab.files import CONFIG, WEIGHTS, tensors
-from peftlab.methods import IA3, LoRA, PromptTuning
+from peftlab.methods import IA3, DoRA, LoRA, PromptTuning
 
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
@@ -41,6 +42,11 @@ def cut(file, share):
     file.write_bytes(data[:int(len(data) * share)])
 
 
+def _header(tensors):
+    text = json.dumps(tensors).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
 DAMAGE = {
     "no folder": (lambda f: [p.unlink() for p in f.iterdir()], FileNotFoundError, "holds no adapter_config.json"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), FileNotFoundError, "holds no adapter_model.safetensors"),
@@ -54,7 +60,31 @@ DAMAGE = {
     "unknown method": (lambda f: reconfigure(f, peft_type="SHADOW"), ValueError, "'SHADOW', a method we do not have"),
     "no method": (lambda f: reconfigure(f, peft_type=None), ValueError, "peft_type None, a method we do not have"),
     "unknown field": (lambda f: reconfigure(f, lora_bias=True), ValueError, "lora_bias=True, which LoRA here does not"),
-    "a pattern": (lambda f: reconfigure(f, rank_pattern={"q_proj": 2}), ValueError, "sets rank_pattern="),
+    "a pattern": (lambda f: reconfigure(f, rank_pattern={"q_proj": 2}), ValueError,
+                  r"lora_A.weight is \(4, 16\) in the file and \(2, 16\) here"),
+    "a pattern that is none": (lambda f: reconfigure(f, rank_pattern={"(": 2}), ValueError, "does not describe a LoRA"),
+    "patterns in a list": (lambda f: reconfigure(f, rank_pattern=[2]), ValueError, "does not describe a LoRA"),
+    "a rank of a billion": (lambda f: reconfigure(f, r=10**9), ValueError, "describes .*000,000,000 numbers"),
+    "a billion by a pattern": (lambda f: reconfigure(f, rank_pattern={"q_proj": 10**9}), ValueError, "describes .* numbers, and"),
+    "a rank below zero": (lambda f: reconfigure(f, r=-4), ValueError, "does not describe a LoRA"),
+    "a rank of zero": (lambda f: reconfigure(f, r=0), ValueError, "does not describe a LoRA"),
+    "a rank and a half": (lambda f: reconfigure(f, r=4.5), ValueError, "does not describe a LoRA"),
+    "an alpha that is no number": (lambda f: reconfigure(f, lora_alpha="8"), ValueError, "does not describe a LoRA"),
+    "an endless alpha": (lambda f: reconfigure(f, lora_alpha=float("inf")), ValueError, "lora_alpha=inf, which is no number"),
+    "a pattern of layers that is none": (lambda f: reconfigure(f, target_modules="(q_proj"), ValueError, "does not describe"),
+    "targets that are a number": (lambda f: reconfigure(f, target_modules=7), ValueError, "does not describe a LoRA"),
+    "a method that is a list": (lambda f: reconfigure(f, peft_type=["LORA"]), ValueError, "a method we do not have"),
+    "config nested a thousand deep": (lambda f: (f / CONFIG).write_text("[" * 100_000), ValueError, "not valid JSON"),
+    "numbers that are not finite": (lambda f: rewrite(f, lambda s: s[KEY].fill_(float("nan"))), ValueError, f"{KEY} holds .* not all finite"),
+    "whole numbers": (lambda f: rewrite(f, lambda s: s.update({KEY: s[KEY].long()})), ValueError, f"{KEY} holds torch.int64"),
+    "a header longer than the file": (lambda f: (f / WEIGHTS).write_bytes(b"\xff" * 7 + b"\x00" + b"{}"), ValueError, "is damaged"),
+    "a header that claims a terabyte": (lambda f: (f / WEIGHTS).write_bytes(_header(
+        {KEY: {"dtype": "F32", "shape": [4, 2**36], "data_offsets": [0, 2**40]}})), ValueError, "is damaged"),
+    "two tensors in one place": (lambda f: (f / WEIGHTS).write_bytes(_header(
+        {k: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for k in "ab"}) + b"1234"), ValueError, "is damaged"),
+    "a changed base weight along": (lambda f: rewrite(f, lambda s: s.update(
+        {"base_model.model.model.embed_tokens.weight": torch.ones(99, 16)})), ValueError, "a weight of the base that was changed"),
+    "pickled weights alone": (lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"), FileNotFoundError, "can run code"),
     "biases": (lambda f: reconfigure(f, bias="all"), ValueError, "bias='all': biases trained in place are not loaded"),
     "a changed base": (lambda f: reconfigure(f, init_lora_weights="pissa"), ValueError, "init_lora_weights='pissa'"),
     "a rank that is no number": (lambda f: reconfigure(f, r="8"), ValueError, "adapter_config.json does not describe"),
@@ -204,3 +234,75 @@ def test_the_base_can_be_saved_from_under_its_adapters(tmp_path):
     again = type(model).from_pretrained(tmp_path)
     assert torch.equal(logits(again.eval(), batch("llama")), logits(tiny("llama"), batch("llama")))
     assert isinstance(again, nn.Module)
+
+
+@pytest.mark.parametrize("arch, at", [("llama", "embed_tokens"), ("bert", "word_embeddings"), ("gpt2", "wte")])
+def test_lora_on_an_embedding_is_the_library_s(arch, at, tmp_path):
+    import warnings
+
+    linear = {"llama": "q_proj", "bert": "query", "gpt2": "c_attn"}[arch]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                      # GPT-2's tied table, and Conv1D
+        theirs = peft.get_peft_model(tiny(arch), peft.LoraConfig(r=3, lora_alpha=6, target_modules=[at, linear]))
+        fill({n: p for n, p in theirs.named_parameters() if p.requires_grad})
+        theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+        model = pl.load(tiny(arch), tmp_path / "theirs")
+        assert torch.allclose(logits(model, batch(arch)), logits(theirs, batch(arch)), atol=1e-5)
+        assert pl.count(model).trainable == theirs.get_nb_trainable_parameters()[0]
+        pl.save(model, tmp_path / "ours")
+        back = peft.PeftModel.from_pretrained(tiny(arch), tmp_path / "ours")
+    assert torch.allclose(logits(back, batch(arch)), logits(theirs, batch(arch)), atol=1e-5)
+    changed = logits(model, batch(arch))
+    if arch == "gpt2":
+        with pytest.raises(ValueError, match="shares its weight"):
+            pl.merge(model)
+    else:
+        pl.merge(model)
+        assert torch.allclose(logits(model, batch(arch)), changed, atol=1e-4)
+
+
+def test_lora_on_an_embedding_starts_as_the_base_and_learns():
+    model = pl.attach(tiny("llama"), LoRA, ["embed_tokens"], r=3)
+    assert torch.equal(logits(model, batch("llama")), logits(tiny("llama"), batch("llama")))
+    model(**batch("llama")).logits.sum().backward()
+    adapter = model.model.embed_tokens.adapters["default"]
+    assert adapter.lora_A.grad.any() and not adapter.lora_B.grad.any()
+    read = batch("llama")["input_ids"].unique()
+    assert not adapter.lora_A.grad[:, [i for i in range(adapter.lora_A.shape[1]) if i not in read]].any()
+
+
+@pytest.mark.parametrize("patterns", [
+    {"rank_pattern": {"q_proj": 2}},
+    {"rank_pattern": {"layers.0.self_attn.q_proj": 2, "v_proj": 5}, "alpha_pattern": {"v_proj": 20}},
+    {"rank_pattern": {r"layers\.\d+\.self_attn\.v_proj": 1}, "alpha_pattern": {r".*\.0\.self_attn\.q_proj": 1}},
+])
+@pytest.mark.parametrize("rs", [False, True])
+def test_ranks_and_alphas_by_pattern_are_the_library_s(patterns, rs, tmp_path):
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], use_rslora=rs, **patterns)
+    theirs = peft.get_peft_model(tiny("llama"), config)
+    fill({n: p for n, p in theirs.named_parameters() if p.requires_grad})
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = pl.load(tiny("llama"), tmp_path / "theirs")
+    assert torch.allclose(logits(model, batch("llama")), logits(theirs, batch("llama")), atol=1e-5)
+    back = peft.PeftModel.from_pretrained(tiny("llama"), pl.save(model, tmp_path / "ours"))
+    assert torch.allclose(logits(back, batch("llama")), logits(theirs, batch("llama")), atol=1e-5)
+    options = {"r": 4, "lora_alpha": 8, "use_rslora": rs, **patterns}
+    assert closed_form(tiny("llama"), LoRA, ["q_proj", "v_proj"], **options) == theirs.get_nb_trainable_parameters()[0]
+
+
+def test_a_table_of_the_base_that_lies_in_the_file_is_passed_over(tmp_path):
+    theirs = peft.get_peft_model(tiny("llama"), peft.LoraConfig(r=3, target_modules=["q_proj", "embed_tokens"]))
+    fill({n: p for n, p in theirs.named_parameters() if p.requires_grad})
+    theirs.save_pretrained(tmp_path, save_embedding_layers=True)
+    assert any("base_layer" in k or "lm_head" in k for k in load_file(tmp_path / WEIGHTS)), "peft no longer saves the table"
+    model = pl.load(tiny("llama"), tmp_path)
+    assert torch.allclose(logits(model, batch("llama")), logits(theirs, batch("llama")), atol=1e-5)
+
+
+def test_a_magnitude_under_its_longer_name_is_read(tmp_path):
+    """As releases of `peft` before 0.10 and after wrote DoRA's: with and without `.weight`."""
+    model = pl.attach(tiny("llama"), DoRA, ["q_proj"], name="a")
+    fill(tensors(model, "a"))
+    rewrite(pl.save(model, tmp_path, "a"), lambda s: s.update(
+        {k + ".weight": s.pop(k) for k in [k for k in s if "magnitude" in k]}))
+    assert torch.equal(logits(pl.load(tiny("llama"), tmp_path), batch("llama")), logits(model, batch("llama")))

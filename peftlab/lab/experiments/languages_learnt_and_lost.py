@@ -52,10 +52,11 @@ def give_biases(model):
 def put_on(model, tokenizer, method, target):
     """Attach a method by the name it has in RATES; "full" makes every parameter trainable in place."""
     if method == "tag":
-        row = tokenizer.convert_tokens_to_ids(f"<{TAGS[target]}>")
+        row = tokenizer.convert_tokens_to_ids(f"<{TAGS.get(target, target)}>")
         pl.attach(model, TrainableTokens, ["embed_tokens"], token_indices=[row])
-    elif method == "prompt":
-        pl.attach(model, PromptTuning, num_virtual_tokens=10, prompt_tuning_init="SAMPLE_VOCAB")
+    elif method.startswith("prompt"):
+        length = int(method.partition("-")[2] or 10)
+        pl.attach(model, PromptTuning, num_virtual_tokens=length, prompt_tuning_init="SAMPLE_VOCAB")
     elif method == "prefix":
         pl.attach(model, PrefixTuning, num_virtual_tokens=10)
     elif method == "bias":
@@ -90,11 +91,11 @@ def run(config, device):
     torch.manual_seed(config["seed"])
     put_on(model, tokenizer, config["method"], config["target"])
     model.to(device)
-    data = polyglot.dataset(config["target"], tag=TAGS[config["target"]])
+    tag = TAGS.get(config["target"], config["target"])
+    data = polyglot.dataset(config["target"], tag=tag)
     how = {"steps": config["steps"], "lr": config["lr"], "batch_size": 32, "seed": config["seed"], "progress": False}
     trained = train(model, data, answers(tokenizer), **how)
 
-    tag = TAGS[config["target"]]
     found = skills(model, tokenizer, tuple(polyglot.KNOWN)) | {
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "train_loss": sum(trained.losses[-10:]) / len(trained.losses[-10:]),
