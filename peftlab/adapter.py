@@ -14,6 +14,7 @@ class Adapter(nn.Module):
     config = {}         # entries of adapter_config.json that are fixed for this method
     keys = {}           # our tensor's name -> the end of its name in the file, or all of it ("base_model.") if shared
     repeated = ()       # ends of names that `peft` writes once more for every layer, and that are not read
+    one_target = False  # whether `peft` writes the target as one name, not as a list or a pattern
     argument = 0        # which positional argument of the layer is x
 
     def __init__(self, layer):
@@ -27,6 +28,11 @@ class Adapter(nn.Module):
     def after(self, x, y):
         """What leaves it instead of `y`, of the same shape; `x` is what went in, after `before`."""
         return y
+
+    @classmethod
+    def choose(cls, layers, **options):
+        """Those of the targeted (path, layer) pairs that the method goes on."""
+        return layers
 
     @classmethod
     def for_layer(cls, layer):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from peftlab import virtual_tokens
+from peftlab import attention, virtual_tokens
 from peftlab.adapter import Adapter, FullFineTuning, is_conv1d
 
 
@@ -51,7 +51,16 @@ def _dtype(adapter, t):
     return t
 
 
+def _called_by_name(layer):
+    """A block that is called by keywords has no first argument; methods that act inside attention need none."""
+    if any(not hasattr(adapter, "attend") for adapter in layer.adapters.values()):
+        raise ValueError(f"a {type(layer).__name__} is called by keywords, and what enters it cannot be told: attach to the "
+                         "layers inside it")
+
+
 def _before(layer, args):
+    if not args:
+        return _called_by_name(layer)
     for adapter, rows in _running(layer, len(args[0])):
         i = adapter.argument
         x = args[i] if rows is None else args[i][rows]
@@ -61,6 +70,8 @@ def _before(layer, args):
 
 
 def _after(layer, args, out):
+    if not args:
+        return None
     y = out[0] if isinstance(out, tuple) else out
     for adapter, rows in _running(layer, len(args[0])):
         x = args[adapter.argument]
@@ -101,7 +112,7 @@ def attach(model, method, target_modules=None, name="default", modules_to_save=N
         reader = virtual_tokens.reader(model)
         tokens = method(reader, **options).to(next(model.parameters()).device)
     else:
-        for path, layer in targets(model, target_modules):
+        for path, layer in method.choose(targets(model, target_modules), **options):
             new.append((layer, method.for_layer(layer)(layer, **method.per_layer(path, **options))))
         if hasattr(method, "share"):
             method.share([adapter for _, adapter in new])
@@ -110,6 +121,8 @@ def attach(model, method, target_modules=None, name="default", modules_to_save=N
     if twice:
         raise ValueError(f"a {type(twice[0]).__name__} is both in target_modules and in modules_to_save: choose one")
 
+    if hasattr(method, "attend"):
+        attention.hook(model)
     if not hasattr(model, "switch"):
         model.switch = Switch(model)
         model.requires_grad_(False)
@@ -224,6 +237,7 @@ def detach(model, keep_merged=False):
     for _, layer in adapted(model):
         strip(layer)
     virtual_tokens.unhook(virtual_tokens.reader(model))
+    attention.unhook(model)
     if hasattr(model, "switch"):                             # gone already if the model itself was an adapted layer
         del model.switch
     for n, p in model.named_parameters():

@@ -26,7 +26,8 @@ _NO_MATTER = {"peft_type", "target_modules", "task_type", "inference_mode", "bas
               "num_transformer_submodules", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
               "tokenizer_kwargs", "encoder_hidden_size", "modules_to_save", "loftq_config", "eva_config",
               "corda_config", "qalora_group_size", "megatron_core", "prompt_tuning_init_state_dict_path",
-              "init_prompt_tuning_kwargs", "init_v_bound"}
+              "init_prompt_tuning_kwargs", "encoder_reparameterization_type", "encoder_num_layers",
+              "encoder_dropout", "prompt_tuning_init_task", "prefix_projection", "init_v_bound"}
 
 
 def tensors(model, name):
@@ -50,7 +51,7 @@ def save(model, folder, name="default"):
     _known(model, [name], "save")
     _refuse_if_merged(model, "save")
     unnamed = {id(p) for p in parameters(model, name)} - {id(p) for p in tensors(model, name).values()}
-    if unnamed:
+    if unnamed and not hasattr(model.switch.recipe[name][0], "settle"):   # what a network makes is saved, not the network
         raise ValueError(f"{model.switch.recipe[name][0].__name__} has {len(unnamed)} parameters that its `keys` do not "
                          "name: they would be lost. Add them: keys = {'my_parameter': 'its_name_in_the_file'}")
     folder = Path(folder)
@@ -60,6 +61,9 @@ def save(model, folder, name="default"):
               "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
               "target_modules": list(targets) if isinstance(targets, (list, tuple, set)) else targets,
               **method.config, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}
+    if not issubclass(method, VirtualTokens) and method.one_target and isinstance(config["target_modules"], list):
+        [config["target_modules"]] = config["target_modules"]
+        config = {k: v for k, v in config.items() if v or k != "modules_to_save"}     # a field that `peft` does not know there
     if issubclass(method, VirtualTokens):
         config |= _shape_of(on(model)[name], model.config)
         config.pop("target_modules")
@@ -113,7 +117,11 @@ def load(model, folder, name="default"):
                          "use BitFit for them")
     options = {k: config[k] for k in known & set(config) if k not in ("self", "layer", "model", "path")}
     if issubclass(method, VirtualTokens):
-        options = {"num_virtual_tokens": config.get("num_virtual_tokens")}
+        options = {"num_virtual_tokens": config.get("num_virtual_tokens")} \
+            | {k: config[k] for k in ("num_tasks", "num_ranks") if k in known & set(config)} \
+            | ({"encoder_hidden_size": 1} if "encoder_hidden_size" in known else {})      # what it makes is read, not it
+    if issubclass(method, Adapter) and method.one_target and isinstance(config.get("target_modules"), str):
+        config["target_modules"] = [config["target_modules"]]
     # `peft` writes down what a head may be called, "classifier" and "score": one that does not exist is none of them
     copies = [end for end in dict.fromkeys(config.get("modules_to_save") or ())
               if any(path == end or path.endswith("." + end) for path, _ in model.named_modules())]
@@ -127,6 +135,8 @@ def load(model, folder, name="default"):
         if issubclass(method, Adapter):
             state = {k: t for k, t in state.items()
                      if not (k.startswith("base_model.model.") and k.endswith(tuple(method.repeated)))}
+        if hasattr(method, "settle"):
+            on(model)[name].settle()
         ours = tensors(model, name)
         try:
             state = _as_written_now(state, ours, model)

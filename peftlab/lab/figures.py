@@ -291,3 +291,51 @@ def tradeoff(series, title, xlabel, ylabel, marked=()):
         if hasattr(handle, "set_sizes"):
             handle.set_sizes([40])
     return fig
+
+
+def adapter_places():
+    """Where three papers put their adapters in a block: Houlsby, Pfeiffer, parallel, drawn upwards (no data)."""
+    fig = Figure(figsize=(8.2, 5.2), layout="constrained")
+    axes = fig.subplots()
+
+    def part(at, low, name, trained=False):
+        box = _box(at - 1.6, low + 0.5, 3.2, 1.0, PALETTE[1 if trained else 6])
+        box.set_alpha(0.55 if trained else 0.15)
+        box.set_hatch("" if trained else "//")
+        patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.add_patch(box)
+        axes.text(at, low + 0.5, name, ha="center", va="center", size=9, bbox=patch)
+
+    def path(*points):
+        axes.plot(*zip(*points), color="black", linewidth=1, zorder=0)
+
+    def plus(at, height):
+        axes.plot(at, height, "o", color="white", markeredgecolor="black", markersize=11)
+        axes.text(at, height, "+", ha="center", va="center_baseline", size=11)
+
+    def branch(trunk, side, start, end):
+        path((trunk, start), (trunk + side, start), (trunk + side, end), (trunk, end))
+
+    for i, name in enumerate(("Houlsby: two", "Pfeiffer: one, at the end", "parallel: one, beside")):
+        trunk = 10.5 * i
+        path((trunk, -0.4), (trunk, 13.4))
+        for low, layer in ((0.9, "attention"), (6.2, "feed-forward")):
+            branch(trunk, 2.4, low - 0.6, low + 4.3)
+            part(trunk + 2.4, low, layer)
+            plus(trunk, low + 4.3)
+            if i == 0:
+                branch(trunk + 2.4, 2.1, low + 1.3, low + 3.5)               # its own way around
+                part(trunk + 2.4, low + 1.8, "adapter", trained=True)
+                plus(trunk + 2.4, low + 3.5)
+        if i == 1:
+            branch(trunk, 2.4, 11.0, 12.9)
+            part(trunk + 2.4, 11.45, "adapter", trained=True)
+            plus(trunk, 12.9)
+        if i == 2:
+            branch(trunk, -2.4, 5.6, 10.5)
+            part(trunk - 2.4, 6.2, "adapter", trained=True)
+        axes.text(trunk + (1.2 if i < 2 else 0.2), 14.2, name, ha="center", weight="bold")
+        axes.text(trunk, -0.6, "x", ha="center", va="top")
+    axes.set(xlim=(-2.2, 25.6), ylim=(-1.5, 15), aspect="equal")
+    axes.axis("off")
+    return fig

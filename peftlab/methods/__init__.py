@@ -1,10 +1,13 @@
 """Every method, one file each, one screen each. Constructor keywords are `peft`'s configuration fields."""
 from peftlab.adapter import FullFineTuning
 from peftlab.methods.adalora import AdaLoRA
+from peftlab.methods.adapter_fusion import AdapterFusion
+from peftlab.methods.adaption_prompt import AdaptionPrompt
 from peftlab.methods.bitfit import BitFit
 from peftlab.methods.boft import BOFT
 from peftlab.methods.bottleneck import Houlsby, ParallelAdapter, Pfeiffer
 from peftlab.methods.c3a import C3A
+from peftlab.methods.compacter import Compacter
 from peftlab.methods.delora import DeLoRA
 from peftlab.methods.dora import DoRA
 from peftlab.methods.fourierft import FourierFT
@@ -16,9 +19,12 @@ from peftlab.methods.ln_tuning import LNTuning
 from peftlab.methods.loha import LoHa
 from peftlab.methods.lokr import LoKr
 from peftlab.methods.lora import LoRA
+from peftlab.methods.loreft import LoReFT
 from peftlab.methods.mica import MiCA
 from peftlab.methods.miss import MiSS
+from peftlab.methods.multitask_prompt_tuning import MultitaskPromptTuning
 from peftlab.methods.oft import OFT
+from peftlab.methods.p_tuning import PTuning
 from peftlab.methods.pissa import OLoRA, PiSSA, as_lora
 from peftlab.methods.prefix_tuning import PrefixTuning
 from peftlab.methods.prompt_tuning import PromptTuning
@@ -38,7 +44,10 @@ __all__ = [
     "IA3",
     "OFT",
     "AdaLoRA",
+    "AdapterFusion",
+    "AdaptionPrompt",
     "BitFit",
+    "Compacter",
     "DeLoRA",
     "DoRA",
     "FourierFT",
@@ -50,9 +59,12 @@ __all__ = [
     "LoHa",
     "LoKr",
     "LoRA",
+    "LoReFT",
     "MiCA",
     "MiSS",
+    "MultitaskPromptTuning",
     "OLoRA",
+    "PTuning",
     "ParallelAdapter",
     "Pfeiffer",
     "PiSSA",

@@ -1,0 +1,39 @@
+"""Methods that act inside attention: a function registered with transformers, in which adapters add to what the heads say."""
+
+NAME = "peftlab"
+
+
+def hook(model):
+    """Have the model's attention layers ask their adapters, too. Raises ValueError where that cannot be arranged."""
+    from transformers import (  # here, since importing transformers takes a while
+        AttentionInterface,
+        AttentionMaskInterface,
+    )
+    from transformers.masking_utils import sdpa_mask
+
+    config = getattr(model, "config", None)
+    if getattr(config, "_attn_implementation", None) not in ("sdpa", NAME):
+        raise ValueError("this method acts inside attention, through the interface of transformers: load the model with "
+                         "from_pretrained(..., attn_implementation='sdpa')")
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    config._attn_implementation = NAME
+
+
+def unhook(model):
+    if getattr(getattr(model, "config", None), "_attn_implementation", None) == NAME:
+        model.config._attn_implementation = "sdpa"
+
+
+def attention(layer, q, k, v, mask, **kw):
+    """PyTorch's attention, and what the adapters on this layer add; q is (batch, heads, time, width)."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    from peftlab.attach import _dtype, _running
+
+    y, weights = sdpa_attention_forward(layer, q, k, v, mask, **kw)                   # (batch, time, heads, width)
+    for adapter, rows in _running(layer, len(q)) if hasattr(layer, "adapters") else ():
+        if hasattr(adapter, "attend"):
+            more = adapter.attend(_dtype(adapter, q if rows is None else q[rows])).transpose(1, 2).to(y.dtype)
+            y = y + more if rows is None else y.index_add(0, y.new_tensor(rows).long(), more)
+    return y, weights

@@ -1,0 +1,47 @@
+"""LLaMA-Adapter: each head also attends to n trained vectors P, apart from the text, times a gate that starts at zero
+(Zhang et al., arXiv 2303.16199).
+
+y = attention(q, K, V) + g softmax(q k(P)^T / sqrt(w)) v(P), with the layer's own frozen k and v, without positions. Trains n d + 1
+parameters a layer. It starts as the base model and cannot be merged.
+"""
+import torch
+from torch import nn
+
+from peftlab.adapter import Adapter
+
+
+class AdaptionPrompt(Adapter):
+    """y = attention(q, K, V) + g softmax(q k(P)^T / sqrt(w)) v(P), w the width of a head
+
+    On attention layers as Llama has them ("self_attn"); adapter_layers: how many, counted from the top (all, if not given).
+    """
+
+    peft_type, one_target = "ADAPTION_PROMPT", True
+    keys = {k: k for k in ("adaption_prompt", "adaption_gate")}
+
+    def __init__(self, layer, adapter_len=10):
+        super().__init__(layer)
+        if not (hasattr(layer, "k_proj") and hasattr(layer, "v_proj") and hasattr(layer, "config")):
+            raise TypeError(f"a {type(layer).__name__} has no k_proj and v_proj: target the attention layers of a model of the "
+                            "Llama kind, ['self_attn']")
+        self.adaption_prompt = nn.Parameter(torch.randn(1, adapter_len, layer.k_proj.in_features))
+        self.adaption_gate = nn.Parameter(torch.zeros(1))
+
+    def attend(self, q):
+        """What is added to what the heads say, for their queries q (batch, heads, time, width)."""
+        k, v = (f(self.adaption_prompt)[0].unflatten(-1, (-1, q.shape[-1])).transpose(0, 1)       # (key heads, n, width)
+                for f in (self.layer.k_proj, self.layer.v_proj))
+        k, v = (t.repeat_interleave(q.shape[1] // len(t), 0) for t in (k, v))         # (heads, n, width)
+        return self.adaption_gate * torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
+
+    @classmethod
+    def choose(cls, layers, adapter_layers=None, **options):
+        return layers[-adapter_layers:] if adapter_layers else layers
+
+    @classmethod
+    def per_layer(cls, path, adapter_layers=None, **options):
+        return options
+
+    @classmethod
+    def count_layer(cls, layer, adapter_len=10):
+        return adapter_len * layer.k_proj.in_features + 1
