@@ -90,7 +90,8 @@ methods = [getattr(pl.methods, name) for name in pl.methods.__all__]
 methods = [m for m in methods if isinstance(m, type) and issubclass(m, (Adapter, VirtualTokens))]
 for where in ("before", "after", "before and after", "among the tokens"):
     print(f"{where:17}", ", ".join(m.__name__ for m in methods if place(m) == where))
-assert all(place(m) for m in methods)
+print(f"{'inside attention':17}", ", ".join(m.__name__ for m in methods if not place(m)))
+assert all(place(m) or hasattr(m, "attend") for m in methods)
 
 # %% [markdown]
 # ### 2. Four methods, one form

@@ -71,5 +71,7 @@ def place(method):
     """Where it acts."""
     if not issubclass(method, Adapter):
         return "among the tokens"
+    if hasattr(method, "attend"):
+        return "inside attention"
     sides = [side for side in ("before", "after") if getattr(method, side) is not getattr(Adapter, side)]
     return " and ".join(sides) + " the layer"

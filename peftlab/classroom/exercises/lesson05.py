@@ -211,7 +211,7 @@ def look_start(answer, case):
         return seen
     h = draws(case.seed)(32, case.d)
     D, a, U, b = (t.clone().requires_grad_() for t in parts)
-    added = by_linear(h, D, a, U, b, F.silu)
+    added = F.linear(F.silu(F.linear(h, D, a)), U, b)
     share = float(added.norm() / h.norm())
     seen["what is added, beside h"] = "less than a tenth" if share < 0.1 else f"about {float(f'{share:.1g}'):g} times"
     target = draws(case.seed + 1)(32, case.d)
