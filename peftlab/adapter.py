@@ -30,7 +30,7 @@ class Adapter(nn.Module):
         return y
 
     @classmethod
-    def choose(cls, layers, **options):
+    def among(cls, layers, **options):
         """Those of the targeted (path, layer) pairs that the method goes on."""
         return layers
 

@@ -112,7 +112,7 @@ def attach(model, method, target_modules=None, name="default", modules_to_save=N
         reader = virtual_tokens.reader(model)
         tokens = method(reader, **options).to(next(model.parameters()).device)
     else:
-        for path, layer in method.choose(targets(model, target_modules), **options):
+        for path, layer in method.among(targets(model, target_modules), **options):
             new.append((layer, method.for_layer(layer)(layer, **method.per_layer(path, **options))))
         if hasattr(method, "share"):
             method.share([adapter for _, adapter in new])

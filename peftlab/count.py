@@ -55,7 +55,7 @@ def closed_form(model, method, target_modules=None, modules_to_save=None, **opti
     copies = sum(FullFineTuning.count_layer(layer) for _, layer in copied(model, modules_to_save))
     if issubclass(method, VirtualTokens):
         return copies + method.count(model.config, **options)
-    layers = method.choose(targets(model, target_modules), **options)
+    layers = method.among(targets(model, target_modules), **options)
     return copies + method.count_shared(len(layers), **options) \
         + sum(method.count_layer(layer, **method.per_layer(path, **options)) for path, layer in layers)
 

@@ -339,3 +339,43 @@ def adapter_places():
     axes.set(xlim=(-2.2, 25.6), ylim=(-1.5, 15), aspect="equal")
     axes.axis("off")
     return fig
+
+
+def turned_row():
+    """One row of a weight as an arrow: LoRA moves its tip; DoRA turns it, then sets its length (numbers, not data)."""
+    from math import cos, pi, sin
+
+    fig = Figure(figsize=(8.2, 3.4), layout="constrained")
+    start, end, longer = (2.0, 0.5), (1.3, 1.9), 1.25
+    length, norm = (start[0] ** 2 + start[1] ** 2) ** 0.5, (end[0] ** 2 + end[1] ** 2) ** 0.5
+    turned = tuple(c * length / norm for c in end)
+    final = tuple(c * longer for c in turned)
+
+    def arrow(axes, tail, tip, colour, text, shift):
+        axes.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2})
+        axes.text(tip[0] + shift[0], tip[1] + shift[1], text, color=colour)
+
+    left, right = fig.subplots(1, 2, sharey=True)
+    for axes, title in ((left, "LoRA: the tip moves"), (right, "DoRA: turned, then its length set")):
+        arrow(axes, (0, 0), start, PALETTE[6], "row of W", (0.1, -0.1))
+        axes.set(title=title, xlim=(-0.2, 3.2), ylim=(-0.2, 2.8), xticks=[], yticks=[], aspect="equal")
+    arrow(left, start, end, PALETTE[1], "row of s B A added", (0.1, 0.1))
+    arrow(left, (0, 0), end, PALETTE[0], "", (0, 0))
+    angles = [i * pi / 120 for i in range(61)]
+    right.plot([length * cos(a) for a in angles], [length * sin(a) for a in angles], ":", color=PALETTE[6])
+    arrow(right, (0, 0), final, PALETTE[1], "m sets the length", (0.1, 0.05))
+    arrow(right, (0, 0), turned, PALETTE[0], "V sets the direction", (0.3, -0.15))
+    return fig
+
+
+def budget(kept):
+    """How many triplets each layer keeps: `kept` maps a step to {path of a layer: number}."""
+    steps, paths = list(kept), list(next(iter(kept.values())))
+    fig = Figure(figsize=(8.2, 1.2 + 0.2 * len(paths)), layout="constrained")
+    axes = fig.subplots()
+    image = axes.imshow([[kept[s][p] for s in steps] for p in paths], cmap="cividis", aspect="auto", vmin=0)
+    axes.set_xticks(range(len(steps)), steps)
+    axes.set_yticks(range(len(paths)), [p.replace("model.layers.", "").replace(".weight", "") for p in paths], size=7)
+    axes.set(title="Where the budget goes", xlabel="step")
+    fig.colorbar(image, label="triplets kept")
+    return fig

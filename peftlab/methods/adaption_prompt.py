@@ -35,7 +35,7 @@ class AdaptionPrompt(Adapter):
         return self.adaption_gate * torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
 
     @classmethod
-    def choose(cls, layers, adapter_layers=None, **options):
+    def among(cls, layers, adapter_layers=None, **options):
         return layers[-adapter_layers:] if adapter_layers else layers
 
     @classmethod

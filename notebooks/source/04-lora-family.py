@@ -1,0 +1,436 @@
+# %% [markdown]
+# # 04 The LoRA family
+#
+# **75 minutes** of reading and doing, **90 seconds** of computing on two quiet cores. Before this: lesson 03.
+#
+# After this page you will have built rsLoRA, DoRA, PiSSA, the heart of AdaLoRA and LoRA+, each a few lines away from the LoRA you wrote. You will
+# have seen what each of them changes, and you will know why this page does not say which of them is best.
+
+# %%
+import warnings
+
+import peft
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import peftlab as pl
+from peftlab.attach import adapted
+from peftlab.classroom import check, predict
+from peftlab.lab import figures, polyglot, records, widgets
+from peftlab.lab.sweeps import best_rates, complete, interval
+from peftlab.lab.training import answers, train
+from peftlab.methods import AdaLoRA, LoRA
+
+warnings.filterwarnings("ignore")
+
+# %% [markdown]
+# ## Predict
+
+# %%
+predict("rank-and-size")
+
+# %% [markdown]
+# ## The idea
+#
+# LoRA is $y = W x + b + s B A x$ with $s = \alpha / r$. Each relative changes one thing in it:
+#
+# $$V = W + s\,B A, \qquad y = m \odot \frac{V}{\lVert V \rVert} x + b$$
+#
+# - $W$, $d_{out} \times d_{in}$, and $b$ are frozen; $A$, $r \times d_{in}$, and $B$, $d_{out} \times r$, are trained; $x$ enters and $y$ leaves;
+# - **rsLoRA** changes the scale $s$; **LoRA+** changes how fast $B$ learns;
+# - **PiSSA** changes where $A$ and $B$ start; **AdaLoRA** changes how many of the $r$ parts each layer may keep;
+# - **DoRA** is the second equation: $\lVert V \rVert$ holds the length of each *row* of $V$, and $m$, of $d_{out}$ numbers, is trained and sets
+#   those lengths anew.
+#
+# In a picture: a row of the weight is an arrow. LoRA moves its tip. DoRA turns it, and decides on its length apart from that.
+
+# %%
+figures.show(
+    figures.turned_row(),
+    alt="Two drawings of one arrow. On the left LoRA adds a second arrow to its tip, which changes length and direction at once. On the right "
+    "DoRA turns the arrow along a circle and then makes it longer along its new direction.",
+)
+
+# %% [markdown]
+# ## Build it
+#
+# ### 1. rsLoRA: the scale
+#
+# {{rslora-scale}}
+#
+# Write `scale(r, alpha, rank_stabilised)`: LoRA's factor, or, when switched on, rsLoRA's, which divides by the *root* of the rank.
+
+
+# %%
+def scale(r, alpha, rank_stabilised):
+    """What stands before B A x."""
+    ### BEGIN SOLUTION
+    return alpha / (r**0.5 if rank_stabilised else r)
+    ### END SOLUTION
+
+
+# %%
+check("rslora-scale", scale)
+
+# %% [markdown]
+# Your prediction, now measured: `B` after one step of Adam (every entry moved by the learning rate, up or down), `A` as it starts.
+
+# %%
+draw = torch.Generator().manual_seed(0)
+ranks = [1, 2, 4, 8, 16, 32, 64, 128]
+first_step = {"LoRA": [], "rsLoRA": []}
+for r in ranks:
+    A = torch.randn(r, 256, generator=draw) / 16
+    B = 0.01 * torch.randn(256, r, generator=draw).sign()
+    for name, stabilised in (("LoRA", False), ("rsLoRA", True)):
+        first_step[name].append(float((scale(r, 8, stabilised) * B @ A).norm()))
+for name, sizes in first_step.items():
+    print(f"{name:7}", *(f"{size:6.2f}" for size in sizes))
+by_rank = dict(zip(ranks, first_step["LoRA"]))
+print(f"LoRA, rank 64 beside rank 4: {by_rank[64] / by_rank[4]:.2f}")
+assert 0.2 < by_rank[64] / by_rank[4] < 0.3
+assert max(first_step["rsLoRA"]) < 1.3 * min(first_step["rsLoRA"])
+
+# %% [markdown]
+# ### 2. DoRA: length and direction
+#
+# {{dora-forward}}
+#
+# Write `dora_forward(x, weight, bias, A, B, magnitude, alpha)`, the second equation above. In the backward pass the length of $V$ counts as a
+# constant: that saves memory, and it is how paper and library do it.
+
+
+# %%
+def dora_forward(x, weight, bias, A, B, magnitude, alpha):
+    """What leaves the layer, (..., d_out); magnitude has d_out numbers."""
+    ### BEGIN SOLUTION
+    V = weight + alpha / A.shape[0] * B @ A
+    return F.linear(x, V * (magnitude / V.norm(dim=1).detach())[:, None], bias)
+    ### END SOLUTION
+
+
+# %%
+check("dora-forward", dora_forward)
+
+# %% [markdown]
+# ### 3. PiSSA: the start
+#
+# {{pissa-start}}
+#
+# Write `pissa_start(weight, r, alpha)`, which returns `A` and `B` such that `alpha / r * B @ A` is the `r` strongest parts of the weight. The root of
+# each strength goes to either side. What `A` and `B` hold now is taken out of the frozen weight, so the model still starts as it was.
+
+
+# %%
+def pissa_start(weight, r, alpha):
+    """A, (r, d_in), and B, (d_out, r)."""
+    ### BEGIN SOLUTION
+    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    root = (S[:r] * r / alpha).sqrt()
+    return root[:, None] * Vh[:r], U[:, :r] * root
+    ### END SOLUTION
+
+
+# %%
+check("pissa-start", pissa_start)
+
+# %% [markdown]
+# ### 4. Why its file is not a LoRA file
+#
+# {{pissa-as-lora}}
+#
+# Save that `A` and `B`, load them as a LoRA on the untouched base, and the strongest parts are in there twice. What training *changed* is
+# $s (B A - B_0 A_0)$. Write `as_lora(A, B, A0, B0, alpha)`, which returns `A`, `B` and `alpha` of a plain LoRA of twice the rank that adds just this.
+
+
+# %%
+def as_lora(A, B, A0, B0, alpha):
+    """A, (2 r, d_in), B, (d_out, 2 r), and alpha of the same update on the untouched weight."""
+    ### BEGIN SOLUTION
+    return torch.cat((A, A0)), torch.cat((B, -B0), dim=1), 2 * alpha
+    ### END SOLUTION
+
+
+# %%
+check("pissa-as-lora", as_lora)
+
+# %% [markdown]
+# ### 5. AdaLoRA: the budget
+#
+# {{adalora-keep}}
+#
+# AdaLoRA puts a number $e_i$ between each row of `A` and column of `B`. Such a **triplet** is scored by how much the loss would feel its loss, and the
+# weakest are switched off, wherever they are. Write `keep_best(scores, budget)`: for a dict from layers to scores, `(r,)` each, the dict of masks that
+# keeps the `budget` best of *all* layers together.
+
+
+# %%
+def keep_best(scores, budget):
+    """{layer: mask (r,)}, true for what stays."""
+    ### BEGIN SOLUTION
+    mark = torch.cat(list(scores.values())).topk(budget).values[-1]
+    return {layer: s >= mark for layer, s in scores.items()}
+    ### END SOLUTION
+
+
+# %%
+check("adalora-keep", keep_best)
+
+# %% [markdown]
+# ### 6. LoRA+: a faster B
+#
+# {{lora-plus-groups}}
+#
+# Write `groups(named_parameters, lr, ratio)`, the list of parameter groups for an optimizer of PyTorch: whatever is trainable learns at `lr`, but each
+# `lora_B` at `ratio` times as much.
+
+
+# %%
+def groups(named_parameters, lr, ratio):
+    """A list of {"params": [...], "lr": ...} for the trainable of these (name, parameter) pairs."""
+    ### BEGIN SOLUTION
+    rest, fast = [], []
+    for name, p in named_parameters:
+        if p.requires_grad:
+            (fast if "lora_B" in name else rest).append(p)
+    return [{"params": rest, "lr": lr}, {"params": fast, "lr": lr * ratio}]
+    ### END SOLUTION
+
+
+# %%
+check("lora-plus-groups", groups)
+
+# %% [markdown]
+# ## Run it on a real model
+#
+# Your functions, in the place of LoRA's lines. polyglot-350k learns Italian with each, one seed and one learning rate.
+
+# %% tags=["heavy"]
+ALPHA, R = 16, 8
+
+
+class Stabilised(LoRA):
+    def __init__(self, layer, r=R, lora_alpha=ALPHA):
+        super().__init__(layer, r, lora_alpha)
+        self.scaling = scale(r, lora_alpha, True)
+
+
+class Turned(LoRA):
+    def __init__(self, layer, r=R, lora_alpha=ALPHA):
+        super().__init__(layer, r, lora_alpha)
+        self.alpha, self.magnitude = lora_alpha, nn.Parameter(self.weight.norm(dim=1))
+
+    def after(self, x, y):
+        return dora_forward(x, self.weight, self.layer.bias, self.lora_A, self.lora_B, self.magnitude, self.alpha)
+
+
+class Principal(LoRA):
+    def __init__(self, layer, r=R, lora_alpha=ALPHA):
+        super().__init__(layer, r, lora_alpha)
+        self.start = pissa_start(self.weight, r, lora_alpha)
+        self.lora_A, self.lora_B = (nn.Parameter(t.clone().contiguous()) for t in self.start)
+
+    def after(self, x, y):
+        return super().after(x, y) - self.scaling * F.linear(F.linear(x, self.start[0]), self.start[1])
+
+
+class Moving(AdaLoRA):
+    def choose(self, n):
+        scores = {i: a.importance().flatten() for i, a in enumerate(self.together)}
+        masks = keep_best(scores, sum(len(s) for s in scores.values()) - n)
+        for i, a in enumerate(self.together):
+            a.kept.copy_(masks[i][:, None])
+            a.lora_E.data.masked_fill_(~a.kept, 0.0)
+
+
+def learn_italian(method, steps=60, lr=0.01, on_step=None, **options):
+    model, tokenizer = pl.lab.load_base("polyglot-350k")
+    torch.manual_seed(0)
+    pl.attach(model, method, "all-linear", name="it", **options)
+    watch = (lambda run: on_step(model, run.step)) if on_step else None
+    data = polyglot.dataset("it")
+    run = train(model, data, answers(tokenizer), steps=steps, lr=lr, batch_size=32, on_step=watch, progress=False)
+    return model, run.losses, polyglot.accuracy(model, tokenizer, "it")
+
+
+# %% tags=["nbval-ignore-output", "heavy"]
+plain = {"r": R, "lora_alpha": ALPHA}
+learnt = {
+    name: learn_italian(method, **plain)
+    for name, method in {"LoRA": LoRA, "rsLoRA": Stabilised, "DoRA": Turned, "PiSSA": Principal}.items()
+}
+for name, (_, losses, right) in learnt.items():
+    print(f"{name:7} loss {losses[0]:.3f} at first, {sum(losses[-10:]) / 10:.3f} at the end; Italian {right:.0%} right")
+
+# %% tags=["heavy"]
+assert len({round(losses[0], 3) for _, losses, _ in learnt.values()}) == 1, "all start as the base model"
+assert all(losses[-1] < losses[0] / 4 for _, losses, _ in learnt.values())
+
+# %% tags=["nbval-ignore-output", "heavy"]
+figures.show(
+    figures.lines(
+        list(range(1, 61)),
+        {name: losses for name, (_, losses, _) in learnt.items()},
+        "Italian, one seed",
+        "step",
+        "loss",
+    ),
+    alt="Training loss over sixty steps for LoRA, rsLoRA, DoRA and PiSSA. All four begin at one point and fall nearly to zero.",
+)
+
+# %% [markdown]
+# All learn it. Which is best? One seed and one rate: **cannot tell**. Another seed moves such lines too, and a rate that suits one need not
+# suit another, above all where the scale differs.
+#
+# ### Where to start: recorded runs
+#
+# For the beginnings it has been done properly: Italian again, rank eight, twice the steps, three learning rates each, five seeds. Beside PiSSA stand OLoRA, which starts from
+# another decomposition of the weight, and MiCA, which keeps `B` where the weight is weakest and trains `A` alone.
+
+# %% tags=["nbval-ignore-output"]
+runs = complete(records.load("initialisations"))
+best = best_rates(runs, ["start"], by="train_loss", lowest=True)
+found = {
+    start: {m: interval(rows[m]) for m in ("early", "train_loss", "learnt")}
+    for start, rows in best.groupby("start", sort=False)
+}
+for start, row in found.items():
+    rows = best[best["start"] == start]
+    (early, half), (right, wide) = row["early"], row["learnt"]
+    print(
+        f"{start:6} lr {rows['lr'].iloc[0]:<6g} loss of steps 20 to 30: {early:.3f} ± {half:.3f}   Italian: {right:.1%} ± {wide:.1%}"
+    )
+print(f"{runs['seed'].nunique()} seeds. {records.stamp(runs)}")
+
+# %%
+assert found["pissa"]["early"][0] < found["lora"]["early"][0] and found["olora"]["early"][0] < found["lora"]["early"][0]
+ends = [found[start]["learnt"] for start in ("lora", "pissa", "olora")]
+assert max(m - h for m, h in ends) < min(m + h for m, h in ends), "their intervals overlap"
+assert sum(found["mica"]["learnt"]) < found["lora"]["learnt"][0] - found["lora"]["learnt"][1]
+
+# %% [markdown]
+# Early on, those that start inside the weight are a little ahead, and they want a smaller learning rate. At the end the three cannot be told apart. MiCA, with half of the numbers trained, learns less.
+#
+# ### The budget moves
+
+# %% tags=["nbval-ignore-output", "heavy"]
+kept = {}
+
+
+def write_down(model, step):
+    if step % 10 == 0:
+        kept[step] = {path: int(layer.adapters["it"].kept.sum()) for path, layer in adapted(model, "it")}
+
+
+options = {"init_r": 6, "target_r": 3, "lora_alpha": 16, "tinit": 10, "tfinal": 20, "deltaT": 5}
+model, losses, right = learn_italian(Moving, 80, 0.03, write_down, **options)
+last = kept[80]
+print(
+    f"{len(last)} layers began with 6 triplets each; left: {sum(last.values())}, from {min(last.values())} to {max(last.values())} a layer"
+)
+print(f"Italian {right:.0%} right")
+
+# %% tags=["heavy"]
+assert sum(last.values()) == 3 * len(last) and len(set(last.values())) > 1
+assert set(kept[10].values()) == {6}
+
+# %% [markdown]
+# ## See
+#
+# The triplets that each layer keeps, over the steps:
+
+# %% tags=["nbval-ignore-output", "heavy"]
+figures.show(
+    figures.budget(kept),
+    alt="A heat map, one row a linear layer and one column for every tenth step. At the start every layer keeps six triplets; then most lose "
+    "some, and some layers keep more than others until the end.",
+)
+
+# %% [markdown]
+# And how large the first step's update is, by rank, with LoRA's scale and with rsLoRA's:
+
+
+# %%
+def first_update(rank, method):
+    size = dict(zip(ranks, first_step[method]))[rank]
+    wide = 100 * size / max(max(sizes) for sizes in first_step.values())
+    bar = f"<div role='img' aria-label='size {size:.2f}' style='width:{wide:.0f}%;background:{figures.PALETTE[0]};height:1.2em'></div>"
+    return (
+        f"<p role='status' aria-live='polite'>{method}, rank {rank}: the first update has the size {size:.2f}.</p>{bar}"
+    )
+
+
+widgets.explore(first_update, rank=(8, ranks), method=("LoRA", ["LoRA", "rsLoRA"]))
+
+# %% [markdown]
+# ## The library
+#
+# `peft` has these as options of one class. One layer each, random `A` and `B`, your function beside its layer.
+
+
+# %%
+def their_layer(**options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 16))
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0"], r=4, lora_alpha=6, **options)).double()
+    return model.base_model.model[0]
+
+
+x = torch.randn(5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+with torch.no_grad():
+    layer = their_layer(use_rslora=True)
+    assert layer.scaling["default"] == scale(4, 6, True)
+    print("use_rslora: the same scale")
+
+    layer = their_layer(use_dora=True)
+    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight.normal_()
+    magnitude = layer.lora_magnitude_vector["default"].weight
+    base = layer.base_layer
+    assert torch.allclose(layer(x), dora_forward(x, base.weight, base.bias, A, B, magnitude, 6), atol=1e-10)
+    print("use_dora: the same output")
+
+    torch.manual_seed(0)
+    weight = nn.Linear(24, 16).double().weight  # the same draw, before peft
+    layer = their_layer(init_lora_weights="pissa")
+    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    mine_A, mine_B = pissa_start(weight, 4, 6)
+    assert torch.allclose(B @ A, mine_B @ mine_A, atol=1e-5)
+    assert not torch.equal(layer.base_layer.weight, weight), "peft moved the base weight"
+    print("pissa: the same start, and the base weight is no longer what it was")
+
+    A, B = A + 0.1, B - 0.1  # as if trained
+    new_A, new_B, new_alpha = as_lora(A, B, mine_A, mine_B, 6)
+    merged = layer.base_layer.weight + 6 / 4 * B @ A
+    assert torch.allclose(weight + new_alpha / len(new_A) * new_B @ new_A, merged, atol=1e-5)
+    print(f"as a plain LoRA of rank {len(new_A)} on the untouched base: the same weight")
+
+# %% [markdown]
+# ## Read the result
+#
+# **What it shows.** Each relative is LoRA with one thing changed, and yours compute what the library's do. LoRA's first step shrinks with the
+# rank and rsLoRA's does not. AdaLoRA's ranks end unevenly. A PiSSA needs twice the rank to be a plain file.
+#
+# **What it does not show.** That any of them is better than LoRA. Live it was one seed and one rate, and in all of it a tiny model; the papers' gains were reported on models
+# thousands of times larger.
+#
+# | claim | here |
+# | --- | --- |
+# | rsLoRA: *a large rank needs the root* | holds for the size of the first step; whether it learns better: cannot tell |
+# | DoRA: *learns better than LoRA* | cannot tell |
+# | PiSSA, OLoRA: *learn faster than LoRA* | a little ahead early on, over five seeds; at the end, no difference to be seen |
+# | AdaLoRA: *the budget goes where it is needed* | it becomes uneven; that this is where it is needed was not tested |
+# | LoRA+: *B should learn faster* | built, not tried: *Go further* asks you to |
+#
+# **Negative results, said aloud.** Nothing on this page ranks the five at the end of training. AdaLoRA does nothing by itself: the loop must call it at each step, as the course's does;
+# in `peft` you call `update_and_allocate`, and nobody reminds you.
+#
+# ## Go further
+#
+# - Give rsLoRA and DoRA three rates and three seeds, and compare with `peftlab.lab.sweeps.interval`. Do the intervals part?
+# - Train with your `groups` and `torch.optim.AdamW`: at which ratio does the loss fall fastest, and is a larger `lr` for both as good?
+# - An open question: is a method that needs no new learning rate worth more than one that is a little better at its best?
+#
+# Sources: rsLoRA, [arXiv:2312.03732](https://arxiv.org/abs/2312.03732); DoRA, [arXiv:2402.09353](https://arxiv.org/abs/2402.09353); PiSSA,
+# [arXiv:2404.02948](https://arxiv.org/abs/2404.02948); AdaLoRA, [arXiv:2303.10512](https://arxiv.org/abs/2303.10512); LoRA+,
+# [arXiv:2402.12354](https://arxiv.org/abs/2402.12354). The library: `peft`, Apache-2.0.

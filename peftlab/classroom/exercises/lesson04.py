@@ -1,0 +1,637 @@
+"""Lesson 04, the LoRA family: rsLoRA, DoRA, PiSSA, AdaLoRA and LoRA+, each a few lines away from LoRA.
+
+Shapes everywhere: A (r, d_in), B (d_out, r), weight (d_out, d_in), bias and magnitude (d_out,), x (..., d_in).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from ..exercise import Case, Exercise, Question
+from ..observing import changed, fresh, given, gradients, pair
+
+LESSON = "04-lora-family"
+
+
+def draws(seed):
+    """A function that draws float64 normal tensors of a shape, the same for the same seed."""
+    draw = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+
+# ================================================================ predict
+
+rank_and_size = Question(
+    "rank-and-size",
+    lesson=LESSON,
+    title="A larger rank",
+    signature='"a", "b", "c" or "d"',
+    points=0,
+    minutes=1,
+    question="You raise the rank of LoRA from 4 to 64 and leave `alpha` and the learning rate alone. You take one step of Adam, "
+    "which moves every entry of `B` by about the learning rate. What becomes of the size of the update?",
+    options={
+        "a": (
+            "it grows sixteen times: sixteen times as many numbers move",
+            "They do, but a factor stands in front of the product. By how much did that factor shrink?",
+        ),
+        "b": (
+            "it stays: that is what dividing by the rank is for",
+            "That would be so if the r parts all pointed one way. Do they?",
+        ),
+        "c": (
+            "it shrinks to about a quarter",
+            "Parts that point in unrelated directions add up like the root of their number; LoRA divides by the number itself.",
+        ),
+        "d": (
+            "it shrinks to a sixteenth",
+            "The factor does. But there are sixteen times as many parts: do they add nothing?",
+        ),
+    },
+    right="c",
+)
+
+
+# ================================================================ rsLoRA
+
+rs_scale = Exercise(
+    "rslora-scale",
+    lesson=LESSON,
+    title="The scale of rsLoRA",
+    signature="scale(r, alpha, rank_stabilised)",
+    why="One character of LoRA, and it decides whether a large rank can do anything.",
+    points=1,
+    minutes=3,
+    hints=[
+        "Without the new idea it is the factor you wrote in lesson 03.",
+        "The r parts of the product point in unrelated directions. How does the length of such a sum grow with r?",
+    ],
+)
+
+
+@rs_scale.cases
+def scale_cases(seed):
+    k = 1 + seed % 5
+    return [
+        Case(f"`r = {r}`, `alpha = {a * k}`, `rank_stabilised = {on}`", r=r, alpha=a * k, on=on)
+        for r, a, on in ((9, 6, False), (9, 6, True), (64, 10, True), (5, 3, True), (2, 1, False))
+    ]
+
+
+@rs_scale.observe
+def look_scale(answer, case):
+    return {"scale": float(given(answer(case.r, case.alpha, case.on), (int, float, torch.Tensor), "`scale`"))}
+
+
+@rs_scale.solution
+def by_root(r, alpha, rank_stabilised):
+    return alpha / (math.sqrt(r) if rank_stabilised else r)
+
+
+@rs_scale.solution
+def by_power(r, alpha, rank_stabilised):
+    return alpha * r ** (-0.5 if rank_stabilised else -1)
+
+
+@rs_scale.solution
+def by_cases(r, alpha, rank_stabilised):
+    if rank_stabilised:
+        return alpha / r**0.5
+    return alpha / r
+
+
+@rs_scale.slip("The root is taken always. When is the scale to be the one of lesson 03?")
+def always_root(r, alpha, rank_stabilised):
+    return alpha / r**0.5
+
+
+@rs_scale.slip("The switch changes nothing. What is to be different when it is on?")
+def never_root(r, alpha, rank_stabilised):
+    return alpha / r
+
+
+@rs_scale.slip("The two scales have changed places. Which of them is the larger for a rank above one?")
+def swapped(r, alpha, rank_stabilised):
+    return alpha / (r if rank_stabilised else r**0.5)
+
+
+@rs_scale.slip("The root is taken of alpha as well. What does the root belong to?")
+def root_of_both(r, alpha, rank_stabilised):
+    return (alpha / r) ** 0.5 if rank_stabilised else alpha / r
+
+
+@rs_scale.slip("With the switch on you multiply by the root. Should the factor grow with the rank?")
+def times_root(r, alpha, rank_stabilised):
+    return alpha * r**0.5 if rank_stabilised else alpha / r
+
+
+@rs_scale.slip("You divide by the square of the rank. Which way was the exponent to move, away from one?")
+def square(r, alpha, rank_stabilised):
+    return alpha / r**2 if rank_stabilised else alpha / r
+
+
+# ================================================================ DoRA
+
+dora = Exercise(
+    "dora-forward",
+    lesson=LESSON,
+    title="Length and direction",
+    signature="dora_forward(x, weight, bias, A, B, magnitude, alpha)",
+    why="Each row of the weight gets a length of its own, and LoRA is left with turning it.",
+    points=3,
+    minutes=12,
+    difficulty=2,
+    hints=[
+        "Build V first, the weight with LoRA's update merged in. What is the length of each of its rows?",
+        "Each row of V is divided by its length and multiplied by its entry of `magnitude`. The bias belongs to neither.",
+        "The length is held constant in the backward pass: `.detach()` on it alone, not on V.",
+    ],
+)
+
+
+@dora.cases
+def dora_cases(seed):
+    draw, cases = draws(seed), []
+    for batch, d_in, d_out, r, alpha in (((5,), 7, 4, 3, 12), ((2, 3), 6, 9, 4, 10), ((), 5, 8, 2, 1)):
+        names = {"x": (*batch, d_in), "weight": (d_out, d_in), "bias": (d_out,), "A": (r, d_in), "B": (d_out, r)}
+        tensors = {k: draw(*s) for k, s in names.items()} | {"magnitude": draw(d_out).abs() + 0.5}
+        cases.append(Case(f"`x` of shape {(*batch, d_in)}, `d_out = {d_out}`, `r = {r}`", tensors=tensors, alpha=alpha))
+    return cases
+
+
+@dora.observe
+def look_dora(answer, case):
+    inputs, before = fresh(case.tensors, learn=("x", "A", "B", "magnitude")), fresh(case.tensors)
+    y = given(answer(**inputs, alpha=case.alpha), torch.Tensor, "`dora_forward`")
+    seen = {"output": y.detach().clone(), "changed in place": changed(before, inputs)}
+    return seen | gradients(y, inputs, ("x", "A", "B", "magnitude"))
+
+
+def _V(weight, A, B, alpha):
+    return weight + alpha / len(A) * B @ A
+
+
+@dora.solution
+def by_rows(x, weight, bias, A, B, magnitude, alpha):
+    V = weight + alpha / A.shape[0] * B @ A
+    length = V.norm(dim=1).detach()
+    return F.linear(x, V * (magnitude / length)[:, None], bias)
+
+
+@dora.solution
+def by_outputs(x, weight, bias, A, B, magnitude, alpha):
+    y = F.linear(x, weight) + alpha / len(A) * F.linear(F.linear(x, A), B)
+    with torch.no_grad():
+        length = (weight + alpha / len(A) * B @ A).square().sum(1).sqrt()
+    return magnitude / length * y + bias
+
+
+@dora.solution
+def by_diagonal(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha)
+    return x @ (torch.diag(magnitude / V.detach().norm(dim=1)) @ V).T + bias
+
+
+@dora.slip("The output is right, and a gradient is not: it flows through the length too. What is held constant?")
+def not_detached(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V / V.norm(dim=1, keepdim=True) * magnitude[:, None], bias)
+
+
+@dora.slip(
+    "These are lengths of columns, or cannot be spread over rows. Does `magnitude` have an entry for each input or each output?"
+)
+def by_columns(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V / V.norm(dim=0, keepdim=True).detach() * magnitude[:, None], bias)
+
+
+@dora.slip(
+    "You divide by the length of the frozen rows. Which matrix is it whose rows should come out with length one?"
+)
+def frozen_length(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V * (magnitude / weight.norm(dim=1))[:, None], bias)
+
+
+@dora.slip("The bias is stretched along with the rest. Does the bias belong to a row's length?")
+def bias_stretched(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V, bias) * magnitude / V.norm(dim=1).detach()
+
+
+@dora.slip("The rows keep their own length besides. What must they be divided by before `magnitude` can set it?")
+def not_divided(x, weight, bias, A, B, magnitude, alpha):
+    return F.linear(x, _V(weight, A, B, alpha) * magnitude[:, None], bias)
+
+
+@dora.slip("One length is used for the whole matrix. How many rows are there to be given a length?")
+def one_length(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V * (magnitude / V.norm().detach())[:, None], bias)
+
+
+@dora.slip("No gradient reaches A and B. What else did you detach, beside the length?")
+def all_detached(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha).detach()
+    return F.linear(x, V * (magnitude / V.norm(dim=1))[:, None], bias)
+
+
+@dora.slip("The update is not scaled as in lesson 03. What stands before B A?")
+def unscaled(x, weight, bias, A, B, magnitude, alpha):
+    V = weight + B @ A
+    return F.linear(x, V * (magnitude / V.norm(dim=1).detach())[:, None], bias)
+
+
+# ================================================================ PiSSA
+
+pissa = Exercise(
+    "pissa-start",
+    lesson=LESSON,
+    title="Start where the weight is large",
+    signature="pissa_start(weight, r, alpha)",
+    why="Only the start differs from LoRA, and with it the directions that are trained.",
+    points=2,
+    minutes=8,
+    difficulty=2,
+    hints=[
+        "`torch.linalg.svd` with `full_matrices=False`, and of it the r strongest parts, as in lesson 02.",
+        "Each singular value is shared out evenly: its root goes to the row of A, its root to the column of B.",
+        "`alpha / r` times B A is to be the strongest part of the weight. What must B A be, then?",
+    ],
+)
+
+
+@pissa.cases
+def pissa_cases(seed):
+    draw = draws(seed + 20)
+    return [
+        Case(f"`weight` of shape {(o, i)}, `r = {r}`, `alpha = {a}`", weight=draw(o, i), r=r, alpha=a)
+        for o, i, r, a in ((6, 9, 2, 6), (9, 5, 3, 5), (7, 8, 4, 1))
+    ]
+
+
+@pissa.observe
+def look_pissa(answer, case):
+    inputs = fresh({"W": case.weight})
+    A, B = (t.detach() for t in pair(answer(inputs["W"], case.r, case.alpha), "`pissa_start`", "A and B"))
+    seen = {"shapes of A and B": [list(A.shape), list(B.shape)]}
+    if seen["shapes of A and B"] == [[case.r, case.weight.shape[1]], [len(case.weight), case.r]]:
+        seen["alpha / r times B A"] = case.alpha / case.r * B @ A
+        seen["lengths of the rows of A"], seen["lengths of the columns of B"] = A.norm(dim=1), B.norm(dim=0)
+    return seen | {"changed in place": changed({"W": case.weight}, inputs)}
+
+
+@pissa.solution
+def by_roots(weight, r, alpha):
+    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    root = (S[:r] * r / alpha).sqrt()
+    return root[:, None] * Vh[:r], U[:, :r] * root
+
+
+@pissa.solution
+def by_diagonals(weight, r, alpha):
+    U, S, Vh = torch.linalg.svd(weight)
+    D = torch.diag(S[:r] / (alpha / r)) ** 0.5
+    return D @ Vh[:r], U[:, :r] @ D
+
+
+@pissa.solution
+def one_at_a_time(weight, r, alpha):
+    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    rows = [(S[i] * r / alpha) ** 0.5 * Vh[i] for i in range(r)]
+    columns = [(S[i] * r / alpha) ** 0.5 * U[:, i] for i in range(r)]
+    return torch.stack(rows), torch.stack(columns, dim=1)
+
+
+def _parts(weight, r):
+    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    return U[:, :r], S[:r], Vh[:r]
+
+
+@pissa.slip("B A is the strongest part of the weight, but a factor will be put before it. Who takes that out again?")
+def forgot_scale(weight, r, alpha):
+    U, S, Vh = _parts(weight, r)
+    return S.sqrt()[:, None] * Vh, U * S.sqrt()
+
+
+@pissa.slip("All of the strength stands on one side. How is it to be shared between A and B?")
+def all_in_B(weight, r, alpha):
+    U, S, Vh = _parts(weight, r)
+    return Vh, U * S * r / alpha
+
+
+@pissa.slip("All of the strength went into A. What does B get of it?")
+def all_in_A(weight, r, alpha):
+    U, S, Vh = _parts(weight, r)
+    return (S * r / alpha)[:, None] * Vh, U
+
+
+@pissa.slip("These are the weakest parts of the weight. In which order does `svd` give them?")
+def weakest(weight, r, alpha):
+    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    root = (S[-r:] * r / alpha).sqrt()
+    return root[:, None] * Vh[-r:], U[:, -r:] * root
+
+
+@pissa.slip("The strength is in there twice. Whose product is to be the singular value?")
+def no_root(weight, r, alpha):
+    U, S, Vh = _parts(weight, r)
+    return (S * r / alpha)[:, None] * Vh, U * S * r / alpha
+
+
+@pissa.slip("The singular values are missing. What says how strong each part is?")
+def no_strength(weight, r, alpha):
+    U, _, Vh = _parts(weight, r)
+    return Vh * (r / alpha) ** 0.5, U * (r / alpha) ** 0.5
+
+
+@pissa.slip("B is zero, as LoRA's is. Where does PiSSA start?")
+def like_lora(weight, r, alpha):
+    U, S, Vh = _parts(weight, r)
+    return (S * r / alpha).sqrt()[:, None] * Vh, torch.zeros_like(U)
+
+
+as_lora = Exercise(
+    "pissa-as-lora",
+    lesson=LESSON,
+    title="A plain LoRA of twice the rank",
+    signature="as_lora(A, B, A0, B0, alpha)",
+    why="So that a file needs no base other than the one everybody has.",
+    points=2,
+    minutes=8,
+    difficulty=2,
+    hints=[
+        "What training changed is B A - B0 A0: a sum of two products. What product has the rows of A *and* those of A0?",
+        "`torch.cat` stacks rows with `dim=0` and columns with `dim=1`. One of the four blocks needs a minus.",
+        "The new adapter divides its alpha by the new rank. The factor is to come out as before.",
+    ],
+)
+
+
+@as_lora.cases
+def as_lora_cases(seed):
+    draw, cases = draws(seed + 40), []
+    for o, i, r, alpha in ((6, 9, 2, 5), (9, 5, 3, 12), (7, 8, 4, 4)):
+        t = {"A": draw(r, i), "B": draw(o, r), "A0": draw(r, i), "B0": draw(o, r)}
+        cases.append(Case(f"`r = {r}`, `alpha = {alpha}`, weight {(o, i)}", tensors=t, alpha=alpha, r=r))
+    return cases
+
+
+@as_lora.observe
+def look_as_lora(answer, case):
+    inputs = fresh(case.tensors)
+    A, B, alpha = given(answer(**inputs, alpha=case.alpha), (tuple, list), "`as_lora`")
+    A, B = given(A, torch.Tensor, "`as_lora`, first,"), given(B, torch.Tensor, "`as_lora`, second,")
+    seen = {"shapes of A and B": [list(A.shape), list(B.shape)], "alpha": float(alpha)}
+    if A.shape[0] == B.shape[1]:
+        seen["the update, alpha / rank times B A"] = alpha / len(A) * B @ A
+    return seen | {"changed in place": changed(case.tensors, inputs)}
+
+
+@as_lora.solution
+def stacked(A, B, A0, B0, alpha):
+    return torch.cat((A, A0)), torch.cat((B, -B0), dim=1), 2 * alpha
+
+
+@as_lora.solution
+def minus_in_A(A, B, A0, B0, alpha):
+    return torch.vstack((A, -A0)), torch.hstack((B, B0)), alpha * 2
+
+
+@as_lora.solution
+def start_first(A, B, A0, B0, alpha):
+    rank, start = len(A) + len(A0), torch.cat((-B0, B), dim=-1)
+    return torch.cat((A0, A), dim=0), start, alpha * rank / len(A)
+
+
+@as_lora.slip("The start is added. What does training *change*, if nothing has been trained yet?")
+def added(A, B, A0, B0, alpha):
+    return torch.cat((A, A0)), torch.cat((B, B0), dim=1), 2 * alpha
+
+
+@as_lora.slip("The update comes out half as large. By what does a LoRA of twice the rank divide its alpha?")
+def same_alpha(A, B, A0, B0, alpha):
+    return torch.cat((A, A0)), torch.cat((B, -B0), dim=1), alpha
+
+
+@as_lora.slip("You saved A and B alone. What does a plain LoRA on the untouched base make of them?")
+def no_start(A, B, A0, B0, alpha):
+    return A, B, alpha
+
+
+@as_lora.slip(
+    "You took the start from A and from B separately. Is a difference of products the product of differences?"
+)
+def differences(A, B, A0, B0, alpha):
+    return A - A0, B - B0, alpha
+
+
+@as_lora.slip("The update comes out too large. Is alpha to grow with the rank, or with its square?")
+def alpha_squared(A, B, A0, B0, alpha):
+    return torch.cat((A, A0)), torch.cat((B, -B0), dim=1), 4 * alpha
+
+
+@as_lora.slip("The rows of A meet the wrong columns of B. In which order did you stack each?")
+def crossed(A, B, A0, B0, alpha):
+    return torch.cat((A, A0)), torch.cat((-B0, B), dim=1), 2 * alpha
+
+
+@as_lora.slip("The update has the opposite sign. Which of the two, the trained or the start, is taken off?")
+def reversed_sign(A, B, A0, B0, alpha):
+    return torch.cat((A, A0)), torch.cat((-B, B0), dim=1), 2 * alpha
+
+
+# ================================================================ AdaLoRA
+
+keep = Exercise(
+    "adalora-keep",
+    lesson=LESSON,
+    title="One budget for all layers",
+    signature="keep_best(scores, budget)",
+    why="This is where ranks move from one layer to another.",
+    points=2,
+    minutes=8,
+    difficulty=2,
+    hints=[
+        "All layers stand in one contest: put all scores in one long tensor and find the mark that `budget` of them reach.",
+        "`torch.topk` or a sort gives the mark. Then each layer compares its own scores with it.",
+    ],
+)
+
+
+@keep.cases
+def keep_cases(seed):
+    draw, cases = draws(seed + 60), []
+    for layers, r, budget in ((3, 4, 5), (4, 6, 9), (2, 5, 3)):
+        scores = {f"layer {i}": (draw(r).abs() + 0.01) * 4.0**i for i in range(layers)}  # later layers matter more
+        scores["layer 0"][1] = 4.0 ** (layers + 1)  # and one triplet of the first does
+        cases.append(Case(f"{layers} layers of {r}, `budget = {budget}`", scores=scores, budget=budget))
+    return cases
+
+
+@keep.observe
+def look_keep(answer, case):
+    scores = fresh(case.scores)
+    kept = given(answer(scores, case.budget), dict, "`keep_best`")
+    kept = {name: given(mask, torch.Tensor, f"`{name}`") for name, mask in kept.items()}
+    seen = {"kept in all": int(sum(mask.sum() for mask in kept.values()))}
+    seen["which"] = {name: [bool(k) for k in mask.flatten()] for name, mask in kept.items()}
+    return seen | {"changed in place": changed(case.scores, scores)}
+
+
+@keep.solution
+def by_a_mark(scores, budget):
+    mark = torch.cat(list(scores.values())).topk(budget).values[-1]
+    return {name: s >= mark for name, s in scores.items()}
+
+
+@keep.solution
+def by_sorting(scores, budget):
+    everything = sorted((float(v) for s in scores.values() for v in s), reverse=True)
+    return {name: torch.tensor([float(v) in everything[:budget] for v in s]) for name, s in scores.items()}
+
+
+@keep.solution
+def by_places(scores, budget):
+    flat = torch.cat([s for s in scores.values()])
+    mask = torch.zeros(len(flat), dtype=torch.bool)
+    mask[flat.argsort(descending=True)[:budget]] = True
+    return dict(zip(scores, mask.split([len(s) for s in scores.values()])))
+
+
+@keep.slip("Every layer keeps as many. Which of them is allowed to lose all its ranks to another?")
+def each_its_share(scores, budget):
+    n = budget // len(scores)
+    return {name: s >= s.topk(n).values[-1] for name, s in scores.items()}
+
+
+@keep.slip("The least important are kept. Which end of the list is to be switched off?")
+def worst(scores, budget):
+    mark = torch.cat(list(scores.values())).topk(budget, largest=False).values[-1]
+    return {name: s <= mark for name, s in scores.items()}
+
+
+@keep.slip("One too few is kept. Does the one that stands exactly at the mark belong to the budget?")
+def one_short(scores, budget):
+    mark = torch.cat(list(scores.values())).topk(budget).values[-1]
+    return {name: s > mark for name, s in scores.items()}
+
+
+@keep.slip("You switch off as many as the budget says. Is it the number to keep or the number to lose?")
+def budget_lost(scores, budget):
+    mark = torch.cat(list(scores.values())).sort().values[budget]
+    return {name: s >= mark for name, s in scores.items()}
+
+
+@keep.slip("Whole layers are kept or lost. Is it layers that compete, or single triplets?")
+def whole_layers(scores, budget):
+    best = sorted(scores, key=lambda name: -scores[name].mean())[: max(1, budget // len(next(iter(scores.values()))))]
+    return {name: torch.full_like(s, name in best, dtype=torch.bool) for name, s in scores.items()}
+
+
+@keep.slip("Scores are compared within their layer, as shares of it. Can a layer that matters little then ever lose?")
+def relative(scores, budget):
+    return by_a_mark({name: s / s.sum() for name, s in scores.items()}, budget)
+
+
+@keep.slip("Nothing is switched off. How many may stay?")
+def everything(scores, budget):
+    return {name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()}
+
+
+# ================================================================ LoRA+
+
+plus = Exercise(
+    "lora-plus-groups",
+    lesson=LESSON,
+    title="A faster B",
+    signature="groups(named_parameters, lr, ratio)",
+    why="A and B are not alike: one reads, one writes. LoRA+ lets the writing one learn faster.",
+    points=1,
+    minutes=5,
+    hints=[
+        "An optimizer of PyTorch takes a list of dicts, each with its `params` and its `lr`.",
+        "The name tells them apart: a `B` of LoRA has `lora_B` in its name. What is frozen goes nowhere.",
+    ],
+)
+
+
+@plus.cases
+def plus_cases(seed):
+    lr = 0.01 * (1 + seed % 4)
+    names = ["a.lora_A", "a.lora_B", "b.lora_A", "b.lora_B", "head.weight", "a.weight", "B.weight"]
+    return [
+        Case(f"`lr = {lr}`, `ratio = {ratio}`", names=names[:n], frozen={"a.weight"}, lr=lr, ratio=ratio)
+        for n, ratio in ((4, 16), (6, 4), (7, 8))
+    ]
+
+
+@plus.observe
+def look_plus(answer, case):
+    parameters = {n: torch.nn.Parameter(torch.ones(2), requires_grad=n not in case.frozen) for n in case.names}
+    made = given(answer(list(parameters.items()), case.lr, case.ratio), list, "`groups`")
+    names = {id(p): n for n, p in parameters.items()}
+    seen = {}
+    for group in made:
+        for p in given(group, dict, "an entry of `groups`")["params"]:
+            seen.setdefault(names[id(p)], []).append(round(float(group.get("lr", 0)), 9))
+    return {"learning rates": dict(sorted(seen.items()))}
+
+
+@plus.solution
+def two_lists(named_parameters, lr, ratio):
+    slow, fast = [], []
+    for name, p in named_parameters:
+        if p.requires_grad:
+            (fast if "lora_B" in name else slow).append(p)
+    return [{"params": slow, "lr": lr}, {"params": fast, "lr": lr * ratio}]
+
+
+@plus.solution
+def one_each(named_parameters, lr, ratio):
+    return [{"params": [p], "lr": lr * ratio if "lora_B" in n else lr} for n, p in named_parameters if p.requires_grad]
+
+
+@plus.solution
+def by_rate(named_parameters, lr, ratio):
+    rates = {}
+    for name, p in named_parameters:
+        if p.requires_grad:
+            rates.setdefault(ratio * lr if "lora_B" in name else lr, []).append(p)
+    return [{"params": those, "lr": rate} for rate, those in rates.items()]
+
+
+@plus.slip("A learns faster here, and B does not. Which of the two writes into the layer's output?")
+def fast_A(named_parameters, lr, ratio):
+    return one_each(
+        [(n.replace("lora_A", "x").replace("lora_B", "lora_A").replace("x", "lora_B"), p) for n, p in named_parameters],
+        lr,
+        ratio,
+    )
+
+
+@plus.slip("B learns more slowly than A. Is the ratio multiplied or divided?")
+def slow_B(named_parameters, lr, ratio):
+    return one_each(named_parameters, lr, 1 / ratio)
+
+
+@plus.slip("Frozen parameters are in a group too. What has the optimizer to do with them?")
+def frozen_too(named_parameters, lr, ratio):
+    return [{"params": [p], "lr": lr * ratio if "lora_B" in n else lr} for n, p in named_parameters]
+
+
+@plus.slip("All have one rate. What is the ratio for?")
+def one_rate(named_parameters, lr, ratio):
+    return one_each(named_parameters, lr, 1)
+
+
+@plus.slip("Only B is trained. Where did A go?")
+def only_B(named_parameters, lr, ratio):
+    return one_each([(n, p) for n, p in named_parameters if "lora_B" in n], lr, ratio)
+
+
+@plus.slip("A's rate was lowered, B's left at `lr`. Whose rate is `lr`?")
+def lowered_A(named_parameters, lr, ratio):
+    return [{"params": [p], "lr": lr if "lora_B" in n else lr / ratio} for n, p in named_parameters if p.requires_grad]
