@@ -25,16 +25,15 @@ def restrict(readable, writable):
     if not abi:
         return False
     every = (1 << RIGHTS.get(abi, 16)) - 1
-    asked = struct.pack("=QQQ", every, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
+    asked = struct.pack("=QQQ", every, 3, 3)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]  # files, TCP, processes
     ruleset = call(CREATE, asked, len(asked), 0)
     if ruleset < 0:
         return False
     for paths, rights in ((readable, EXECUTE | READ_FILE | READ_DIR), (writable, every)):
         for path in filter(os.path.exists, paths):
-            if not os.path.isdir(path):
-                rights &= EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
+            allowed = rights if os.path.isdir(path) else rights & (EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE)
             handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            call(ADD_RULE, ruleset, 1, struct.pack("=Qi", rights & every, handle), 0)
+            call(ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed & every, handle), 0)
             os.close(handle)
     ctypes.CDLL(None).prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     done = call(RESTRICT, ruleset, 0) == 0

@@ -8,6 +8,8 @@ import ast
 import shutil
 from pathlib import Path
 
+from .slicing import binds
+
 PACKAGE = Path(__file__).parents[1]
 KEPT = ("cases", "observe")
 DROPPED = ("solution", "slip", "evidence")
@@ -29,9 +31,9 @@ def stripped(source):
     body = [_without_answers(s) for s in ast.parse(source).body]
     body = [s for s in body if s is not None]
     needed = set().union(*(_names(s) for s in body if _registers(s)), set())
-    while more := {n for s in body if _binds(s) & needed for n in _names(s)} - needed:
+    while more := {n for s in body if binds(s) & needed for n in _names(s)} - needed:
         needed |= more
-    body = [s for s in body if _registers(s) or _binds(s) & needed]
+    body = [s for s in body if _registers(s) or binds(s) & needed]
     return ast.unparse(ast.Module(body=body, type_ignores=[])) + "\n"
 
 
@@ -70,14 +72,3 @@ def _calls(node, names):
 
 def _names(node):
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-
-
-def _binds(statement):
-    """The names it leaves in the module. Those of a comprehension stay inside it."""
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return {statement.name}
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return {(a.asname or a.name).split(".")[0] for a in statement.names}
-    inside = {n for c in ast.walk(statement) if isinstance(c, ast.comprehension) for n in ast.walk(c.target)}
-    stored = (n for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-    return {n.id for n in stored if n not in inside}
