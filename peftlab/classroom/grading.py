@@ -56,7 +56,7 @@ def grade(arguments):
     parser.add_argument("lessons", nargs="*", help="only these (default: all)")
     parser.add_argument("--db", help="the gradebook (default: gradebook.db beside the folder), as SQLAlchemy writes it")
     parser.add_argument("--again", action="store_true", help="grade also what was graded before")
-    parser.add_argument("--seed", type=int, help="of the inputs (default: one nobody knows, for each submission)")
+    parser.add_argument("--seed", type=int, help="of the inputs (default: one that nobody knows, the same for all of a run)")
     parser.add_argument("--share", default="1/1", help="2/3: the second of three graders that share the work")
     parser.add_argument("--seconds", type=float, default=60, help="for one submission (default: 60)")
     parser.add_argument("--report", type=Path, help="write all results here too, one JSON object a line")
@@ -76,6 +76,7 @@ def grade(arguments):
         for student, lesson, path in all_submissions(options.submissions)
         if (not options.lessons or lesson in options.lessons) and _number(student, lesson) % parts == part - 1
     ]
+    seed = judge.any_seed() if options.seed is None else options.seed
     known, graded, failed, start = {}, 0, 0, None
     with (
         judge.Sandbox({**judge.LIMITS, "seconds": options.seconds}, options.bare) as sandbox,
@@ -90,7 +91,7 @@ def grade(arguments):
                 if not options.again and marks.is_graded(student, name, judge.hash_of(path)):
                     continue
                 start = start or time.monotonic()
-                done = judge.grade(path, student, known[name], sandbox, options.seed)
+                done = judge.grade(path, student, known[name], sandbox, seed)
                 _twice(marks, marks.write, done, known[name])
             except Exception as e:  # noqa: BLE001 - one submission's trouble is no other's
                 failed += 1
