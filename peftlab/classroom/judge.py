@@ -120,7 +120,7 @@ class Sandbox:
             inward, outward = os.pipe()
             socket.send_fds(self.control, [b"x"], [file.fileno(), outward])
             os.close(outward)
-        data, end = b"", time.monotonic() + self.limits["seconds"] + 60
+        data, end = bytearray(), time.monotonic() + self.limits["seconds"] + 60
         with os.fdopen(inward, "rb", buffering=0) as pipe:
             while len(data) <= LARGEST:
                 if not select.select([pipe], [], [], max(0, end - time.monotonic()))[0]:
@@ -131,10 +131,12 @@ class Sandbox:
         if len(data) > LARGEST:
             self.control.sendall(b"x")
         status = min(self.control.recv(1)[0], 5)
+        frames = []
         try:
-            return wire.unpack(data[:LARGEST]), status, ""
+            frames.extend(wire.unpack(data[:LARGEST]))
         except ValueError as e:
-            return [], status, str(e)
+            return frames, status, str(e)
+        return frames, status, ""
 
 
 def any_seed():

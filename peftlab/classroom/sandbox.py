@@ -101,18 +101,19 @@ def watch(control, job, out, settings):
         finally:
             os._exit(0)
     os.close(out)
-    end = _now() + settings["seconds"]
+    end, inherited = _now() + settings["seconds"], _own_memory(os.getpid())
     status = None
     while status is None:
         told, _, _ = select.select([control], [], [], 0.02)
         family = _offspring(os.getpid())
         if told:
+            control.recv(1)
             status = STOPPED  # the judge has read enough, or is gone
         elif _now() > end:
             status = TIME
         elif len(family) > settings["processes"]:
             status = PROCESSES
-        elif sum(map(_own_memory, family)) > settings["memory"]:
+        elif sum(max(0, _own_memory(p) - inherited) for p in family) > settings["memory"]:
             status = MEMORY
         elif (ended := os.waitpid(pid, os.WNOHANG))[0]:
             pid, status = 0, DIED if os.WIFSIGNALED(ended[1]) else DONE
@@ -248,7 +249,7 @@ def observed(module, exercise, expression, seed, failed):
     except NameError as error:
         return {"state": "error", "told": failed or told(error)}
     if checking.is_stub(answer):
-        return {"state": "not attempted"}
+        return {"state": "error", "told": failed} if failed else {"state": "not attempted"}
     try:
         seen = checking.observations(checking.find(exercise), answer, seed)
     except NotAttempted:

@@ -76,13 +76,13 @@ def read(path):
         raise Unreadable(f"There is no {path.name}.") from None
     except OSError as e:
         raise Unreadable(f"{path.name} can't be opened, or is a link: {e.strerror}.") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Unreadable(f"{path.name} is not a file.")
     with os.fdopen(handle, "rb") as file:
-        kind = os.fstat(handle)
-        if not stat.S_ISREG(kind.st_mode):
-            raise Unreadable(f"{path.name} is not a file.")
-        if kind.st_size > LARGEST:
-            raise Unreadable(f"{path.name} is larger than {LARGEST // 2**20} MB.")
         data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise Unreadable(f"{path.name} is larger than {LARGEST // 2**20} MB.")
     return data, hashlib.sha256(data).hexdigest()
 
 
@@ -114,7 +114,7 @@ def solutions(data, lesson):
     ours = {g for c in lesson.notebook.cells if (g := _grade_id(c))}
     notes += [f"{n} cells are called {id}; only the last counts." for id, n in given.items() if n > 1 and id in ours]
     notes += [f"There is no cell {id}: was its metadata lost, or its name changed?" for id in asked if id not in given]
-    if not set(given) & set(asked):
+    if not set(given) & ours:
         notes = [f"None of the cells that {lesson.name} asks for is here: is this another lesson's notebook?"]
     return found, notes + _tampered(cells, lesson)
 

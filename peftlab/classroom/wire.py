@@ -25,16 +25,15 @@ def pack(frame):
 
 
 def unpack(data):
-    """Every frame in some bytes; whatever follows the last whole one is left out. A ValueError says what is wrong."""
-    frames = []
+    """Each frame in some bytes; whatever follows the last whole one is left out. A ValueError says what is wrong."""
+    data = memoryview(data)
     while len(data) >= LENGTHS.size:
         text, tensors = LENGTHS.unpack_from(data)
         end = LENGTHS.size + text + tensors
         if len(data) < end:
             break
-        frames.append(_frame(data[LENGTHS.size : LENGTHS.size + text], data[LENGTHS.size + text : end]))
+        yield _frame(bytes(data[LENGTHS.size : LENGTHS.size + text]), bytes(data[LENGTHS.size + text : end]))
         data = data[end:]
-    return frames
 
 
 def _frame(text, tensors):
@@ -54,7 +53,7 @@ def _flat(value, tensors):
     if isinstance(value, dict):
         return {"dict": [[_flat(k, tensors), _flat(v, tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
-        return {type(value).__name__: [_flat(v, tensors) for v in value]}
+        return {"list" if isinstance(value, list) else "tuple": [_flat(v, tensors) for v in value]}
     if isinstance(value, (set, frozenset)):
         return {"set": sorted((_flat(v, tensors) for v in value), key=repr)}
     if isinstance(value, PLAIN):

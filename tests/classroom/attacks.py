@@ -203,7 +203,7 @@ ATTACKS = {
     ),
     "patched-builtins": Attack(
         "replaces `zip`, `all`, `isinstance` and `type`",
-        "sandbox|observed|yet|known|raised|process",
+        "Nothing is known",
         """
         import builtins
         builtins.all = builtins.any = builtins.isinstance = lambda *a: True
@@ -285,7 +285,6 @@ ATTACKS = {
         "IndexError",
         """
         from peftlab.classroom import find
-        cosine = None
         cosine = find("cosine").reference
         """,
         only=True,
@@ -333,17 +332,15 @@ ATTACKS = {
         needs_files=True,
     ),
     "from-memory": Attack(
-        "searches memory for solutions and for the submissions graded before",
+        "searches memory for a solution and for the submissions graded before",
         "nothing found",
         """
         import gc, types
         for thing in gc.get_objects():
-            if isinstance(thing, types.FunctionType) and thing.__name__ == "normalise_then_multiply":
+            if type(thing) is types.FunctionType and thing.__name__ == "normalise_then_multiply":
                 cosine = thing
-            if isinstance(thing, dict):
-                for text in list(thing.values()):
-                    if isinstance(text, str) and "cosine_" + "similarity(a[:, None]" in text:
-                        exec(text)
+            elif type(thing) is dict and "theirs" in thing.get("cells", ()):
+                exec(thing["cells"])
         if cosine(torch.ones(1, 2), torch.ones(1, 2)) > 1.5:
             def cosine(a, b):
                 raise LookupError("nothing found")
@@ -392,7 +389,7 @@ ATTACKS = {
     ),
     "forged-error": Attack(
         "writes an error made of other things than text",
-        "not yet",
+        "{",
         FRAME + """
     send(wire.pack({"exercise": "cosine", "state": "error", "told": {"told": [1, 2]}}))
     os._exit(0)
@@ -487,7 +484,7 @@ ATTACKS = {
     ),
     "recursion": Attack(
         "calls itself without end, with the limit on that removed",
-        "RecursionError|Its process died|too long",
+        "RecursionError|Its process died|too long|was ended",
         """
         import sys
         sys.setrecursionlimit(10**9)
