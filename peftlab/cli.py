@@ -212,6 +212,13 @@ def course(more: list[str]) -> int:
     return 0
 
 
+def grade(more: list[str]) -> int:
+    """Grade a folder of submissions in a sandbox, into nbgrader's gradebook: `peftlab grade SUBMISSIONS` (for teachers)."""
+    from peftlab.classroom.grading import grade as run
+
+    return run(more)
+
+
 def record(more: list[str]) -> int:
     """Record an experiment's runs in data/runs, or go on with them: `peftlab record NAME [--device cuda]`."""
     import warnings
@@ -298,6 +305,7 @@ COMMANDS = {
     "solution": solution,
     "reset": reset,
     "course": course,
+    "grade": grade,
     "methods": methods,
     "bench": bench,
     "record": record,

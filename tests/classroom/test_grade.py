@@ -1,0 +1,309 @@
+"""`peftlab grade`: what is due is given, what is not is not, and no submission disturbs another."""
+
+import ast
+import inspect
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import attacks
+import pytest
+import torch
+from attacks import ATTACKS, LESSON
+
+from peftlab.classroom import all_exercises, build, wire
+from peftlab.classroom.checking import observations, verdict
+from peftlab.classroom.exercise import Question
+from peftlab.classroom.grading import make_course
+from peftlab.classroom.slicing import slice_cells
+from peftlab.classroom.stripping import stripped
+
+REPOSITORY = Path(__file__).parents[2]
+BUILT = [e for e in all_exercises() if not isinstance(e, Question)]
+HONEST = ("000-honest", "050-honest", "999-honest")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="learners' code is shut in on Linux only")
+
+
+def peftlab(*arguments, **options):
+    command = [sys.executable, "-m", "peftlab", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, **options)
+
+
+def read(course, question, *values):
+    with closing(sqlite3.connect(course / "gradebook.db")) as book:
+        return book.execute(question, values).fetchall()
+
+
+def marks(course, lesson):
+    """{student: points} as the gradebook has them."""
+    return dict(
+        read(
+            course,
+            "select s.student_id, sum(coalesce(g.manual_score, g.auto_score)) from submitted_assignment s "
+            "join assignment a on a.id = s.assignment_id join submitted_notebook n on n.assignment_id = s.id "
+            "join grade g on g.notebook_id = n.id where a.name = ? group by s.student_id",
+            lesson,
+        )
+    )
+
+
+def submit(course, student, lesson, data):
+    path = course / "submitted" / student / lesson / f"{lesson}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if data is not None:
+        path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def released(course, lesson):
+    command = [sys.executable, "-m", "nbgrader", "generate_assignment", lesson, "--create"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(command, cwd=course, env={**os.environ, "PATH": path}, capture_output=True, check=True)
+    return json.loads((course / "release" / lesson / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------- attacks
+
+
+@pytest.fixture(scope="module", params=["bare", "bubblewrap"])
+def run(request, tmp_path_factory):
+    """All attacks graded in one run with three honest submissions: what was reported, and what is in the gradebook."""
+    if request.param == "bubblewrap":
+        import shutil
+
+        if not shutil.which("bwrap"):
+            pytest.skip("NO BUBBLEWRAP: install it to run the attacks inside it")
+    course = make_course(tmp_path_factory.mktemp("course"), LESSON)
+    notebook = released(course, LESSON)
+    for student in HONEST:
+        submit(course, student, LESSON, attacks.answer(json.loads(json.dumps(notebook)), attacks.RIGHT))
+    submit(course, "untouched", LESSON, notebook)
+    reached = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=_listen, args=(server, reached), daemon=True).start()
+        places = {"repo": REPOSITORY, "course": course, "port": server.getsockname()[1]}
+        for number, (name, attack) in enumerate(ATTACKS.items(), 10):
+            attack.write(notebook, submit(course, f"{number:03}-{name}", LESSON, None), **places)
+        report = course / "report.jsonl"
+        bare = ["--bare"] * (request.param == "bare")
+        done = peftlab("grade", course / "submitted", *bare, "--seconds", "10", "--report", report, timeout=400)
+    results = {r["student"].split("-", 1)[-1]: r for r in map(json.loads, report.read_text().splitlines())}
+    return {"done": done, "results": results, "course": course, "reached": reached, "marks": marks(course, LESSON)}
+
+
+def _listen(server, reached):
+    while True:
+        try:
+            server.accept()[0].close()
+        except OSError:
+            return
+        reached.append(True)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_gains_nothing_and_is_reported(run, name):
+    attack, output = ATTACKS[name], run["done"].stdout
+    if attack.needs_files and "NOT SHUT OFF" in output.splitlines()[0]:
+        pytest.skip("this kernel shuts nothing off without bubblewrap, and the report says so")
+    result = run["results"][name]
+    state, _, message, (given, most) = result["results"]["cosine"]
+    assert (given, most) == (0, 1) and state != "correct", result
+    said = " ".join([state, message, *result["notes"]])
+    assert any(part in said for part in attack.told.split("|")), said
+    student = next(s for s in run["marks"] if s.endswith(f"-{name}"))
+    assert run["marks"][student] == 0
+    assert re.search(rf"^{student}, {LESSON}: 0 of 1\n  \S", output, re.MULTILINE), "no sentence for the teacher"
+
+
+def test_the_honest_ones_are_not_disturbed(run):
+    assert run["done"].returncode == 0, run["done"].stdout[-2000:] + run["done"].stderr[-2000:]
+    assert {s: run["marks"][s] for s in HONEST} == dict.fromkeys(HONEST, 1)
+    assert run["marks"]["untouched"] == 0 and run["results"]["untouched"]["results"]["cosine"][0] == "not attempted"
+    assert sum(run["marks"].values()) == len(HONEST) and len(run["marks"]) == len(ATTACKS) + len(HONEST) + 1
+
+
+def test_no_harm_was_done(run):
+    if "NOT SHUT OFF" in run["done"].stdout:
+        pytest.skip("this kernel shuts nothing off without bubblewrap, and the report says so")
+    assert not run["reached"], "the network was reached"
+    assert not (run["course"] / "gotcha").exists()
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert b"86399" not in process.read_bytes(), "a process was left behind"
+        except OSError:
+            continue
+
+
+def test_what_is_said_holds_no_escape_and_no_tag(run):
+    (comment,) = read(
+        run["course"], "select auto_comment from comment where auto_comment like '%script%'"
+    )[0]
+    for text in (comment, run["done"].stdout):
+        assert "\x1b" not in text and "<script" not in text and "](" not in text and "://" not in text
+
+
+def test_the_table_of_attacks_is_up_to_date():
+    assert attacks.PAGE.read_text(encoding="utf-8") == attacks.page(), "run python tests/classroom/attacks.py"
+    assert len(ATTACKS) >= 40
+
+
+# ---------------------------------------------------------------- what is due
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Every lesson's own notebook handed in solved, and one with a slip in each exercise of lesson 03."""
+    course = tmp_path_factory.mktemp("whole")
+    for lesson in build.lessons():
+        solved = json.loads((build.NOTEBOOKS / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+        submit(course, "solved", lesson, solved)
+    lesson = next(name for name in build.lessons() if name.startswith("03"))
+    solved = json.loads((build.NOTEBOOKS / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+    for cell in solved["cells"]:
+        id = cell["metadata"].get("nbgrader", {}).get("grade_id")
+        text = "".join(cell["source"])
+        if id == "lora-forward":
+            cell["source"] = text.replace("alpha / r", "alpha")
+        if id == "lora-init":
+            cell["source"] = text + "\nimport os\nlora_forward = None\nraise ValueError('after the definition')"
+        if id == "lora-gradients":
+            cell["source"] = "%timeit 1\n!ls\n" + text + "\ncheck('lora-gradients', lora_gradients)"
+    submit(course, "one-slip", lesson, solved)
+    done = peftlab("grade", course / "submitted", timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return course, lesson, done.stdout
+
+
+def test_a_solved_lesson_gets_all_its_points(whole):
+    course, _, output = whole
+    for lesson in build.lessons():
+        points = sum(e.points for e in all_exercises(lesson) if not isinstance(e, Question))
+        assert marks(course, lesson)["solved"] == points, output
+
+
+def test_one_slip_costs_its_own_points_and_is_named_in_the_gradebook(whole):
+    course, lesson, output = whole
+    points = {e.id: e.points for e in all_exercises(lesson)}
+    assert marks(course, lesson)["one-slip"] == sum(points.values()) - points["lora-forward"], output
+    found = read(
+        course,
+        "select c.auto_comment from comment c join base_cell b on b.id = c.cell_id join submitted_notebook n "
+        "on n.id = c.notebook_id join submitted_assignment s on s.id = n.assignment_id "
+        "where b.name = 'lora-forward' and s.student_id = 'one-slip'",
+    )
+    assert found[0][0].startswith("not yet. Something is added, but its size does not know about the rank.")
+
+
+# ---------------------------------------------------------------- stopped and started again
+
+
+def test_a_killed_run_goes_on_and_grades_nothing_twice(tmp_path):
+    solved = json.loads((build.NOTEBOOKS / f"{LESSON}.ipynb").read_text(encoding="utf-8"))
+    students = [f"student-{i}" for i in range(8)]
+    for student in students:
+        submit(tmp_path, student, LESSON, solved)
+    command = [sys.executable, "-m", "peftlab", "grade", str(tmp_path / "submitted")]
+    first = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    seen = [line for line in (first.stdout.readline() for _ in range(4)) if "1 of 1" in line]
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    seen += [line for line in first.stdout if "1 of 1" in line]
+    second = peftlab("grade", tmp_path / "submitted", timeout=200)
+    again = [line for line in second.stdout.splitlines() if "1 of 1" in line]
+    assert 3 <= len(seen) < 8
+    assert len(students) <= len(seen) + len(again) <= len(students) + 1  # one may have been written and not yet said
+    assert marks(tmp_path, LESSON) == dict.fromkeys(students, 1)
+    assert read(tmp_path, "select count(*) from grade") == [(8,)]
+
+    # a mark a teacher gave by hand stays; what was handed in anew is graded anew, and nothing else
+    with closing(sqlite3.connect(tmp_path / "gradebook.db")) as book:
+        book.execute("update grade set manual_score = 0.5")
+        book.commit()
+    submit(tmp_path, students[0], LESSON, {**solved, "metadata": {}})
+    third = peftlab("grade", tmp_path / "submitted", "--share", "1/1", timeout=200)
+    assert "1 graded; 7 were graded before" in third.stdout, third.stdout
+    assert set(marks(tmp_path, LESSON).values()) == {0.5}
+
+
+def test_graders_who_share_the_work_leave_nothing_out(tmp_path):
+    solved = json.loads((build.NOTEBOOKS / f"{LESSON}.ipynb").read_text(encoding="utf-8"))
+    students = [f"student-{i}" for i in range(6)]
+    for student in students:
+        submit(tmp_path, student, LESSON, solved)
+    command = [sys.executable, "-m", "peftlab", "grade", str(tmp_path / "submitted"), "--share"]
+    both = [subprocess.Popen([*command, f"{n}/2"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for n in (1, 2)]
+    said = [process.communicate(timeout=200)[0] for process in both]
+    assert sum(text.count("1 of 1") for text in said) == 6, said
+    assert marks(tmp_path, LESSON) == dict.fromkeys(students, 1)
+
+
+# ---------------------------------------------------------------- the parts
+
+
+@pytest.mark.parametrize("module", sorted((REPOSITORY / "peftlab/classroom/exercises").glob("lesson*.py")), ids=lambda p: p.stem)
+def test_what_the_sandbox_holds_has_no_answer_in_it(module):
+    text = module.read_text(encoding="utf-8")
+    left = stripped(text)
+    kept = {n.name for n in ast.walk(ast.parse(left)) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    lesson = module.stem.removeprefix("lesson")
+    for exercise in all_exercises(lesson):
+        answers = [*exercise.solutions, *(s.answer for s in exercise.slips)]
+        parts = [p for a in answers for p in (a if isinstance(a, tuple) else (a,))]
+        names = {p.__name__ for p in parts if inspect.isfunction(p) and p.__name__ != "<lambda>"}
+        assert not names & kept, "a solution or a slip is still there"
+        assert not any(s.message in left for s in exercise.slips) and not any(h in left for h in exercise.hints)
+        assert isinstance(exercise, Question) or exercise.id in left
+    place = {"__name__": "peftlab.classroom.exercises.stripped", "__package__": "peftlab.classroom.exercises"}
+    exec(left.replace("Exercise('", "Exercise('stripped-"), place)  # noqa: S102 - it is ours
+
+
+@pytest.fixture(autouse=True)
+def same_registry():
+    from peftlab.classroom.exercise import REGISTRY
+
+    before = dict(REGISTRY)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(before)
+
+
+@pytest.mark.parametrize("exercise", BUILT, ids=lambda e: e.id)
+def test_an_observation_survives_the_way_to_the_judge(exercise):
+    seen = [
+        {k: v for k, v in case.items() if k[0] != "_"} for case in observations(exercise, exercise.solutions[1], 77)
+    ]
+    (frame,) = wire.unpack(wire.pack({"exercise": exercise.id, "seen": seen}))
+    assert verdict(exercise, frame["seen"], 77)
+
+
+def test_frames_are_plain_and_bounded():
+    class Sly(torch.Tensor):
+        pass
+
+    frame = {"a": torch.ones(2).as_subclass(Sly), "b": [1, (2.5, None), {"c": True}], "d": {1, 2}, "e": torch.float32}
+    data = wire.pack(frame)
+    (back,) = wire.unpack(data + data[:-1])  # the second is not whole
+    assert type(back["a"]) is torch.Tensor and back["b"] == frame["b"] and back["d"] == {1, 2}
+    assert back["e"] == "torch.float32"
+    with pytest.raises(ValueError, match="can't be read"):
+        list(wire.unpack(bytes([0, 0, 0, 1, 0, 0, 0, 0]) + b"{"))
+
+
+def test_only_what_is_used_of_ours_is_run():
+    cells = [
+        ["ours", "import os, json\nwidth = 3\nmodel = train()"],
+        ["theirs", "f", "def f(x):\n    return json.dumps(x * width)"],
+        ["ours", "losses = [f(x) for x in range(3)]"],
+        ["check", "an-exercise", "(f, g)"],
+        ["ours", "def g(): return losses"],
+    ]
+    assert slice_cells(cells) == [["ours", "import os, json\nwidth = 3"], cells[1], cells[3]]
