@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from peftlab.lab.bases import set_threads
 from peftlab.lab.training import train
 
-LENGTH, START, TOKENS = 8, 10, 11  # tokens 0 to 9 are digits; a list holds 0 to 7, so that adding two needs no carry
+LENGTH, DIGITS = 8, 10  # a list holds 0 to 7, so that adding two needs no carry
+TOKENS = 1 + 2 * LENGTH * DIGITS  # a start, and for each of sixteen places ten digits
 TASKS = {
     "plus 1": lambda x: x + 1,
     "plus 2": lambda x: x + 2,
@@ -29,9 +30,10 @@ class Lists:
     def __init__(self, tasks, rows=50_000, seed=0):
         x = torch.randint(0, 8, (rows, LENGTH), generator=torch.Generator().manual_seed(seed))
         y = torch.stack([TASKS[tasks[i % len(tasks)]](row) for i, row in enumerate(x)])
-        start = torch.full((rows, 1), START)
-        self.input_ids = torch.cat([start, x, y], 1)
-        self.labels = torch.cat([start * 0 - 100, x * 0 - 100, y], 1)
+        ids = 1 + torch.cat([x, y], 1) + DIGITS * torch.arange(2 * LENGTH)
+        self.input_ids = torch.nn.functional.pad(ids, (1, 0))
+        self.labels = self.input_ids.clone()
+        self.labels[:, : 1 + LENGTH] = -100
 
     def __len__(self):
         return len(self.input_ids)
