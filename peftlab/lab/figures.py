@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito, told apart by people of any colour vision; m
 import io
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
@@ -378,4 +379,61 @@ def budget(kept):
     axes.set_yticks(range(len(paths)), [p.replace("model.layers.", "").replace(".weight", "") for p in paths], size=7)
     axes.set(title="Where the budget goes", xlabel="step")
     fig.colorbar(image, label="triplets kept")
+    return fig
+
+
+def each_seed(labels, series, title, xlabel, ylabel):
+    """A point for every run: `series` maps a name to a list of values for each label. For results that are all or nothing."""
+    fig = Figure(figsize=(8.2, 3.4), layout="constrained")
+    axes = fig.subplots()
+    for i, (name, groups) in enumerate(series.items()):
+        shift = (i - (len(series) - 1) / 2) * 0.36
+        points = [(x + shift + 0.09 * (j - (len(g) - 1) / 2), y) for x, g in enumerate(groups) for j, y in enumerate(g)]
+        axes.plot(*zip(*points), color=PALETTE[i], marker=MARKERS[i], linestyle="none", label=name, alpha=0.8)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(-0.04, 1.06), xlim=(-0.6, len(labels) - 0.4))
+    axes.set_xticks(range(len(labels)), labels, size=9)
+    for x in range(len(labels) - 1):
+        axes.axvline(x + 0.5, color="#dddddd", linewidth=0.8)
+    fig.legend(loc="outside right center", frameon=False)
+    return fig
+
+
+def trained_places(layers=3, virtual=3, words=4):
+    """Where prompt tuning and prefix tuning put what they train: the places of a model, from the embeddings up."""
+    fig = Figure(figsize=(8.2, 3.0), layout="constrained")
+    colours = {"trained": PALETTE[1], "computed from what is trained": "#f3dcb8", "the text": "#dddddd"}
+    for axes, method in zip(fig.subplots(1, 2, sharey=True), ("prompt tuning", "prefix tuning")):
+        for row in range(layers + 1):
+            for column in range(virtual + words):
+                ours, prompt = column < virtual, method == "prompt tuning"
+                if ours and not prompt and row == 0:
+                    continue
+                kind = "the text" if not ours else "trained" if (row == 0) == prompt else "computed from what is trained"
+                box = Rectangle((column, row), 0.86, 0.7, facecolor=colours[kind], edgecolor="black", linewidth=0.8)
+                axes.add_patch(box)
+                if ours and not prompt:
+                    axes.text(column + 0.43, row + 0.35, "k, v", ha="center", va="center", size=8)
+        names = [f"virtual {i + 1}" for i in range(virtual)] + [f"word {i + 1}" for i in range(words)]
+        axes.set_xticks([i + 0.43 for i in range(virtual + words)], names, rotation=40, ha="right", size=8)
+        axes.set_yticks([i + 0.35 for i in range(layers + 1)], ["embeddings", *(f"block {i + 1}" for i in range(layers))])
+        axes.set(title=method, xlim=(-0.15, virtual + words), ylim=(-0.15, layers + 0.9))
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    keys = [Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor="black") for colour in colours.values()]
+    fig.legend(keys, colours, loc="outside lower center", ncols=3, frameon=False)
+    return fig
+
+
+def patterns(panels, title, xlabel, ylabel):
+    """Attention weights from zero to one side by side, dark is much: `panels` maps a name to (queries, keys)."""
+    fig = Figure(figsize=(8.2, 2.9), layout="constrained")
+    for axes, (name, weights) in zip(fig.subplots(1, len(panels), sharey=True), panels.items()):
+        image = axes.imshow(weights.numpy(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(title=name, xlabel=xlabel)
+        axes.set_xticks(range(weights.shape[1]), range(1, weights.shape[1] + 1))
+        axes.set_yticks(range(weights.shape[0]), range(1, weights.shape[0] + 1))
+    fig.axes[0].set_ylabel(ylabel)
+    fig.colorbar(image, ax=fig.axes, label="weight")
+    fig.suptitle(title)
     return fig

@@ -3,11 +3,13 @@
     3 1 7 0 2 2 5 6 -> 6 5 2 2 0 7 1 3        "reverse": place i must look at place 9 - i
     3 1 7 0 2 2 5 6 -> 4 2 8 1 3 3 6 7        "plus 1": place i looks at place i
 
+Every token says its place besides its digit, so that a single block can know where it stands.
 A model is pre-trained here on adding one and adding two, so that every place has learnt to look at its own digit and at
 no other. Which of the two is wanted is not said: it shows in the first answer.
 """
 
 import torch
+import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from peftlab.lab.bases import set_threads
@@ -31,7 +33,7 @@ class Lists:
         x = torch.randint(0, 8, (rows, LENGTH), generator=torch.Generator().manual_seed(seed))
         y = torch.stack([TASKS[tasks[i % len(tasks)]](row) for i, row in enumerate(x)])
         ids = 1 + torch.cat([x, y], 1) + DIGITS * torch.arange(2 * LENGTH)
-        self.input_ids = torch.nn.functional.pad(ids, (1, 0))
+        self.input_ids = F.pad(ids, (1, 0))
         self.labels = self.input_ids.clone()
         self.labels[:, : 1 + LENGTH] = -100
 
