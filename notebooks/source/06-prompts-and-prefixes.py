@@ -390,7 +390,7 @@ figures.show(
 # %% tags=["heavy"]
 gap = (looks["prefix of 10"] - looks["untouched"]).abs().max().item()
 print("with the prefix the pattern is what it was:", gap < 1e-4)
-assert gap < 1e-4 < 0.1 < (looks["LoRA, r = 8"] - looks["untouched"]).abs().max()
+assert gap < 1e-4 and 0.1 < (looks["LoRA, r = 8"] - looks["untouched"]).abs().max()
 
 # %% [markdown]
 # ### With two blocks, and more of everything
