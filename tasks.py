@@ -199,7 +199,7 @@ def test(python, more):
     os.environ["HF_HUB_OFFLINE"] = "1"
     if call([python, "-m", "peftlab", "fetch"]):
         return 1
-    browser()
+    system_parts()
     pytest = [python, "-m", "pytest", "-ra"]
     if more:
         print("With options for pytest, only the tests run: not ruff, not the layers, not the notebooks.", flush=True)
@@ -230,20 +230,30 @@ def test(python, more):
     return status or bool(failed)
 
 
-def browser():
-    """See that there is a browser for the tests that need one, where this may install one."""
+def system_parts():
+    """See that there is what some tests need besides Python, where this may install it."""
+    missing = {
+        "a browser": ("chromium", "fonts-dejavu-core"),
+        "bubblewrap": ("bubblewrap",),
+        "PostgreSQL": ("postgresql",),
+    }
     if any(map(shutil.which, BROWSERS)) or Path("/Applications/Google Chrome.app").exists():
-        return
+        del missing["a browser"]
+    if sys.platform != "linux" or shutil.which("bwrap"):
+        del missing["bubblewrap"]
+    if sys.platform != "linux" or any(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")):
+        del missing["PostgreSQL"]
     root = hasattr(os, "geteuid") and os.geteuid() == 0
-    if shutil.which("apt-get") and (root or os.environ.get("CI")):
-        print("Installing Chromium for the browser tests.", flush=True)
+    if missing and shutil.which("apt-get") and (root or os.environ.get("CI")):
+        print(f"Installing {', '.join(missing)} for the tests.", flush=True)
         sudo = [] if root else ["sudo", "-n"]
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        if not call([*sudo, "apt-get", "-qq", "update"], **quiet):
-            packages = ["chromium", "fonts-dejavu-core"]
-            call([*sudo, "apt-get", "-qq", "install", "-y", "--no-install-recommends", *packages], **quiet)
-    if not any(map(shutil.which, BROWSERS)):
-        print("NO BROWSER: the browser tests cannot run. Install Chromium or Chrome to run them too.", flush=True)
+        call([*sudo, "apt-get", "-qq", "update"], **quiet)
+        for name, packages in list(missing.items()):
+            if not call([*sudo, "apt-get", "-qq", "install", "-y", "--no-install-recommends", *packages], **quiet):
+                del missing[name]
+    for name in missing:
+        print(f"THERE IS NO {name.upper()}: the tests that need it cannot run. Install it to run them too.", flush=True)
 
 
 # ---- running commands
