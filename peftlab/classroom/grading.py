@@ -68,7 +68,7 @@ def grade(arguments):
         raise SystemExit(f"peftlab grade: there is no folder {options.submissions}")
     from . import judge
     from .gradebook import Marks, default_url, summary
-    from .submissions import all_submissions, lesson_named
+    from .submissions import all_submissions, lesson_named, nameless
 
     part, parts = map(int, options.share.split("/"))
     waiting = [
@@ -83,6 +83,9 @@ def grade(arguments):
         Marks(options.db or default_url(options.submissions)) as marks,
     ):
         print(sandbox.describe(), flush=True)
+        for path in nameless(options.submissions):
+            failed += 1
+            print(f"{ascii(path.name)[:120]}: NOT GRADED: rename the folder as the student is called.", flush=True)
         for student, name, path in waiting:
             try:
                 if name not in known:

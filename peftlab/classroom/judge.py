@@ -50,12 +50,21 @@ class Graded:
         return tuple(map(sum, zip(*self.points.values()))) or (0, 0)
 
 
+def sweep():
+    """Remove the folders of graders that were killed: those of ours whose process is gone."""
+    for left in Path(tempfile.gettempdir()).glob("peftlab-grade-*-*"):
+        number = left.name.split("-")[2]
+        if number.isdigit() and left.stat().st_uid == os.getuid() and not Path("/proc", number).exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
 class Sandbox:
     """The warm process and what it says of itself. It is started again when it is gone."""
 
     def __init__(self, limits=LIMITS, bare=False):
         self.limits, self.bubblewrap = dict(limits), None if bare else shutil.which("bwrap")
-        self.folder = tempfile.mkdtemp(prefix="peftlab-grade-")
+        sweep()
+        self.folder = tempfile.mkdtemp(prefix=f"peftlab-grade-{os.getpid()}-")
         stripped_package(self.folder)
         os.symlink(PACKAGE.parent / "data", Path(self.folder) / "data")
         self.process = None

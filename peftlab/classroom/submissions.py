@@ -56,13 +56,15 @@ def lesson_named(name, course=None):
     return lesson
 
 
-def all_submissions(folder):
-    """(student, lesson, path) for each folder that could hold one, in order; links are not followed.
+def nameless(folder):
+    """The folders whose name no gradebook can hold: control characters, bytes that are no text, over 100 characters."""
+    return sorted(p for p in Path(folder).iterdir() if not p.name.isprintable() or len(p.name) > 100)
 
-    A folder whose name is no name (control characters, bytes that are no text, over 100 characters) is passed over.
-    """
-    named = (p for p in Path(folder).iterdir() if p.name.isprintable() and len(p.name) <= 100)
-    for student in sorted(p for p in named if p.is_dir() and not p.is_symlink()):
+
+def all_submissions(folder):
+    """(student, lesson, path) for each folder that could hold one, in order; links and `nameless` are not followed."""
+    passed = set(nameless(folder))
+    for student in sorted(p for p in Path(folder).iterdir() if p not in passed and p.is_dir() and not p.is_symlink()):
         for lesson in sorted(p for p in student.iterdir() if p.is_dir() and not p.is_symlink()):
             if (NOTEBOOKS / f"{lesson.name}.ipynb").exists():
                 yield student.name, lesson.name, lesson / f"{lesson.name}.ipynb"

@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 import torch
 from attacks import ATTACKS, LESSON
 
-from peftlab.classroom import all_exercises, build, wire
+from peftlab.classroom import all_exercises, build, judge, wire
 from peftlab.classroom.checking import observations, verdict
 from peftlab.classroom.exercise import Question
 from peftlab.classroom.grading import make_course
@@ -78,10 +79,9 @@ def released(course, lesson):
 @pytest.fixture(scope="module", params=["bare", "bubblewrap"])
 def run(request, tmp_path_factory):
     """All attacks graded in one run with three honest submissions: what was reported, and what is in the gradebook."""
-    if request.param == "bubblewrap":
-        if not shutil.which("bwrap"):
-            skip = pytest.fail if os.environ.get("CI") else pytest.skip
-            skip("NO BUBBLEWRAP: install it to run the attacks inside it")
+    if request.param == "bubblewrap" and not shutil.which("bwrap"):
+        skip = pytest.fail if os.environ.get("CI") else pytest.skip
+        skip("NO BUBBLEWRAP: install it to run the attacks inside it")
     course = make_course(tmp_path_factory.mktemp("course"), LESSON)
     notebook = released(course, LESSON)
     for student in HONEST:
@@ -244,6 +244,23 @@ def test_graders_who_share_the_work_leave_nothing_out(tmp_path):
     said = [process.communicate(timeout=200)[0] for process in both]
     assert sum(text.count("1 of 1") for text in said) == 6, said
     assert marks(tmp_path, LESSON) == dict.fromkeys(students, 1)
+
+
+def test_a_folder_whose_name_is_no_name_is_reported(tmp_path):
+    (tmp_path / "submitted" / "a\x1b[31mb" / LESSON).mkdir(parents=True)
+    done = peftlab("grade", tmp_path / "submitted", timeout=100)
+    assert done.returncode == 1 and "1 could not be" in done.stdout
+    assert "'a\\x1b[31mb': NOT GRADED" in done.stdout and "\x1b" not in done.stdout
+
+
+def test_what_a_killed_grader_left_behind_goes_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, own, other = (tmp_path / f"peftlab-grade-{n}" for n in ("999999999-x", f"{os.getpid()}-y", "somebody's"))
+    for folder in (left, own, other):
+        folder.mkdir()
+        (folder / "data").symlink_to(REPOSITORY / "data")
+    judge.sweep()
+    assert not left.exists() and own.exists() and other.exists() and (REPOSITORY / "data").exists()
 
 
 # ---------------------------------------------------------------- the parts
