@@ -260,6 +260,7 @@ def _but(folder, packages):
 
 def _wrapped(bwrap, folder):
     command = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    command += ["--tmpfs", "/tmp"]  # first: Python itself may live below it
     for path in _readable(folder):
         if not path.startswith(("/proc", "/dev")):
             command += ["--ro-bind", path, path]
@@ -268,7 +269,7 @@ def _wrapped(bwrap, folder):
             command += ["--symlink", os.readlink(link), link]
     if (own := Path(sysconfig.get_paths()["purelib"]) / "peftlab").exists():
         command += ["--tmpfs", str(own)]
-    return [*command, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--ro-bind", folder, folder, "--chdir", "/", "--"]
+    return [*command, "--proc", "/proc", "--dev", "/dev", "--chdir", "/", "--"]
 
 
 def _environment(folder):
