@@ -361,10 +361,10 @@ def turned_row():
         arrow(axes, (0, 0), start, PALETTE[6], "row of W", (0.1, -0.1))
         axes.set(title=title, xlim=(-0.2, 3.2), ylim=(-0.2, 2.8), xticks=[], yticks=[], aspect="equal")
     arrow(left, start, end, PALETTE[1], "row of s B A added", (0.1, 0.1))
-    arrow(left, (0, 0), end, PALETTE[0], "", (0, 0))
+    arrow(left, (0, 0), end, PALETTE[0], "row of V", (-0.95, 0.05))
     angles = [i * pi / 120 for i in range(61)]
     right.plot([length * cos(a) for a in angles], [length * sin(a) for a in angles], ":", color=PALETTE[6])
-    arrow(right, (0, 0), final, PALETTE[1], "m sets the length", (0.1, 0.05))
+    arrow(right, turned, final, PALETTE[1], "m sets the length", (0.1, 0.05))
     arrow(right, (0, 0), turned, PALETTE[0], "V sets the direction", (0.3, -0.15))
     return fig
 

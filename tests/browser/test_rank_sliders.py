@@ -31,13 +31,13 @@ def test_the_picture_follows_the_keys(jupyter, open_notebook, capsys):
         seen = {picture.get_attribute("src")}
         for ranks in (2, 4, 8, 16, 32, 64, 128):
             page.keyboard.press("ArrowRight")
-            page.locator(f"img[alt^='Photograph, {ranks} of 128 ranks']").wait_for(timeout=10_000)
+            page.locator(f"img[alt^='Photograph, {ranks} of 128 ranks']").wait_for(timeout=60_000)
             seen.add(picture.get_attribute("src"))
         assert len(seen) == 8 and "they hold 100.0%" in picture.get_attribute("alt")
         handles.nth(0).focus()
         for matrix in ("Update of the last layer", "Update of the first layer", "Random matrix"):
             page.keyboard.press("ArrowRight")
-            page.locator(f"img[alt^='{matrix}']").wait_for(timeout=10_000)
+            page.locator(f"img[alt^='{matrix}']").wait_for(timeout=60_000)
         assert page.locator("p[role=status]").inner_text() == picture.get_attribute("alt")
         told(page, capsys, 10)
         assert not errors, errors

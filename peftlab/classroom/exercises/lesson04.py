@@ -384,7 +384,7 @@ def look_as_lora(answer, case):
     inputs = fresh(case.tensors)
     A, B, alpha = given(answer(**inputs, alpha=case.alpha), (tuple, list), "`as_lora`")
     A, B = given(A, torch.Tensor, "`as_lora`, first,"), given(B, torch.Tensor, "`as_lora`, second,")
-    seen = {"shapes of A and B": [list(A.shape), list(B.shape)], "alpha": float(alpha)}
+    seen = {"shape of A": list(A.shape), "shape of B": list(B.shape), "alpha": float(alpha)}
     if A.shape[0] == B.shape[1]:
         seen["the update, alpha / rank times B A"] = alpha / len(A) * B @ A
     return seen | {"changed in place": changed(case.tensors, inputs)}
@@ -404,6 +404,11 @@ def minus_in_A(A, B, A0, B0, alpha):
 def start_first(A, B, A0, B0, alpha):
     rank, start = len(A) + len(A0), torch.cat((-B0, B), dim=-1)
     return torch.cat((A0, A), dim=0), start, alpha * rank / len(A)
+
+
+@as_lora.slip("B is stacked in rows, and got twice as many outputs. Along which of its dimensions do the ranks lie?")
+def stacked_in_rows(A, B, A0, B0, alpha):
+    return torch.cat((A, A0)), torch.cat((B, -B0)), 2 * alpha
 
 
 @as_lora.slip("The start is added. What does training *change*, if nothing has been trained yet?")

@@ -399,6 +399,15 @@ def three_branches(x, attention, feed_forward, one, two, how):
     return x + two(x)
 
 
+@places.slip("Both of Houlsby's detours are added at the end. What does the feed-forward part read, once the first one has spoken?")
+def both_at_the_end(x, attention, feed_forward, one, two, how):
+    if how != "houlsby":
+        return one_after_the_other(x, attention, feed_forward, one, two, how)
+    a = attention(x)
+    h = feed_forward(x + a)
+    return x + a + h + one(a) + two(h)
+
+
 @places.slip(
     "For Houlsby the detour reads the sum with the residual. What reads it in the picture: the sum, or what the layer gave?"
 )
@@ -820,6 +829,12 @@ def _pairs(base, adapted, clock, rounds):
     base()
     adapted()
     return [(_time(base, clock), _time(adapted, clock)) for _ in range(rounds)]
+
+
+@slowdown.slip("You measured a single round, the very first. What should come before it, and how many were asked for?")
+def the_first_round_alone(base, adapted, clock, rounds):
+    before, after = _time(base, clock), _time(adapted, clock)
+    return after / before
 
 
 @slowdown.slip("What happens only at the first call counts here. Which calls should come before the measuring?")
