@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 Adapters
 #
-# **60 minutes** of reading and doing, **two minutes** of computing on two quiet cores. Before this: lesson 03. Lesson 01 helps.
+# **60 minutes** of reading and doing, **120 seconds** of computing on two quiet cores. Before this: lesson 03. Lesson 01 helps.
 #
 # LoRA changes weights. The adapters of this page, older than LoRA, leave them alone and add **new computation**: a small network inside every
 # block. After this page you will have built it and put it in three places. You will have asked a function whether it can be merged into

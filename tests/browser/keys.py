@@ -15,7 +15,7 @@ WATCH = """selector => {
 
 
 def told(page, capsys, at_least):
-    """Print the latencies seen, of which there must be so many. The bound is generous: a shared machine's clock is no judge."""
+    """Print the latencies seen, at least so many: two that share a frame count once. The bound is generous, clocks are noisy."""
     latencies = page.evaluate("window.latencies")
     assert len(latencies) >= at_least
     with capsys.disabled():

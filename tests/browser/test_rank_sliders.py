@@ -39,5 +39,5 @@ def test_the_picture_follows_the_keys(jupyter, open_notebook, capsys):
             page.keyboard.press("ArrowRight")
             page.locator(f"img[alt^='{matrix}']").wait_for(timeout=60_000)
         assert page.locator("p[role=status]").inner_text() == picture.get_attribute("alt")
-        told(page, capsys, 10)
+        told(page, capsys, 5)
         assert not errors, errors
