@@ -524,6 +524,41 @@ for name, adapted in readers.items():
     print(f"{name:30} {ratios[0]:12.2f} {ratios[1]:9.2f}   {counted:16.3f}")
 
 # %% [markdown]
+# A model that writes makes one pass for each token it writes, with a single token in it, so there the small products weigh most. polyglot-350k writes thirty tokens, with each method on all of its blocks. What does one token cost?
+
+# %% tags=["nbval-ignore-output", "heavy"]
+writer, writer_tokenizer = pl.lab.load_base("polyglot-350k")
+question = writer_tokenizer(["<es>342="], return_tensors="pt")
+
+
+def writes(model):
+    def run():
+        model.generate(**question, min_new_tokens=30, max_new_tokens=30, do_sample=False)
+
+    return run
+
+
+a_token, more = {}, {}
+for name, (method, places, options) in {
+    "LoRA, merged": (LoRA, "all-linear", {"r": 8}),
+    "LoRA": (LoRA, "all-linear", {"r": 8}),
+    "Houlsby, m = 12": (Houlsby, ["o_proj", "down_proj"], {"reduction_factor": 8}),
+    "Pfeiffer, m = 12": (Pfeiffer, r"model\.layers\.\d+", {"reduction_factor": 8}),
+    "parallel, m = 12": (ParallelAdapter, ["mlp"], {"reduction_factor": 8}),
+}.items():
+    adapted, _ = pl.lab.load_base("polyglot-350k")
+    pl.attach(adapted, method, places, **options)
+    if name == "LoRA, merged":
+        pl.merge(adapted)
+    more[name] = sum(pl.multiplications(m, **question)[0] * sign for m, sign in ((adapted, 1), (writer, -1)))
+    a_token[name] = slowdown(writes(writer), writes(adapted.eval()), time.perf_counter, 5)
+    print(f"{name:17} {a_token[name]:.2f} times the base model's time for a generated token")
+
+# %% tags=["nbval-ignore-output", "heavy"]
+print("multiplications added, in the same order:", *more.values())
+assert more["LoRA, merged"] == 0 < min(extra for name, extra in more.items() if name != "LoRA, merged")
+
+# %% [markdown]
 # Many small products one after another take longer than their multiplications say, since each must be called, and each waits for the one before. That is what "adapters slow inference down" means. LoRA that
 # is *not* merged pays as well. The row that can be had for nothing is the merged one, and only something without a bend can be in it.
 #
