@@ -255,7 +255,7 @@ def run_test(tasks, monkeypatch, *more, fails=""):
         return 3 if fails and fails in called[-1] else 0
 
     monkeypatch.setattr(tasks, "call", call)
-    monkeypatch.setattr(tasks, "browser", lambda: called.append("browser"))
+    monkeypatch.setattr(tasks, "system_parts", lambda: called.append("system parts"))
     return tasks.test("python", list(more)), called
 
 
@@ -266,7 +266,7 @@ def test_test_runs_everything(tasks, monkeypatch):
     assert status == 0
     start = [
         "-m peftlab fetch",
-        "browser",
+        "system parts",
         "-m ruff check .",
         "-c import sys; from importlinter",
         "-m pytest -ra tests",
