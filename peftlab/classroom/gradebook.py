@@ -4,10 +4,12 @@ import datetime
 import json
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 
 from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table, Text, select
+from sqlalchemy.exc import DatabaseError
 
 from .copies import SOLUTION, stub
 
@@ -29,11 +31,9 @@ class Marks:
     def __init__(self, url):
         folder = os.path.dirname(sys.executable)  # nbgrader calls `alembic` by name
         os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
+        os.environ.setdefault("PGCLIENTENCODING", "UTF8")  # a PostgreSQL made without a locale speaks ASCII, and names don't
         warnings.filterwarnings("ignore", "Object of type .* not in session")  # nbgrader's own, once a submission
-        from nbgrader.api import Gradebook
-
-        self.book = Gradebook(url)
-        GRADED.create(self.book.engine, checkfirst=True)
+        self.book = _opened(url)
 
     def __enter__(self):
         return self
@@ -92,6 +92,21 @@ class Marks:
         row |= {"hash": done.hash, "seed": done.seed, "results": json.dumps(summary(done))}
         book.db.execute(GRADED.insert().values(**row, at=datetime.datetime.now(datetime.UTC).replace(tzinfo=None)))
         book.db.commit()
+
+
+def _opened(url, tries=5):
+    """nbgrader's gradebook with all its tables and ours, though another grader may be making them at this moment."""
+    from nbgrader.api import Gradebook
+
+    while True:
+        try:
+            book = Gradebook(url)
+            GRADED.create(book.engine, checkfirst=True)
+            return book
+        except DatabaseError:  # what the other one made is there at the next try
+            if (tries := tries - 1) == 0:
+                raise
+            time.sleep(0.5)
 
 
 def _ids(lesson):

@@ -35,11 +35,18 @@ def postgresql(tmp_path_factory):
             place.chmod(0o755)
         shutil.chown(folder, "postgres")
     user = "postgres" if own else os.environ["USER"]
-    subprocess.run([*own, bin / "initdb", "-A", "trust", "-D", folder / "data"], check=True, capture_output=True, cwd="/")
+    made = [bin / "initdb", "-A", "trust", "--no-locale", "-E", "SQL_ASCII", "-D", folder / "data"]  # the hardest: no locale
+    subprocess.run([*own, *made], check=True, capture_output=True, cwd="/")
     server = [*own, bin / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log"]
     subprocess.run([*server, "-o", f"-k {folder} -c listen_addresses=''", "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
     yield f"postgresql+psycopg2://{user}@/postgres?host={folder}"
     subprocess.run([*server, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+
+
+def test_graders_that_start_at_once_find_one_set_of_tables(postgresql):
+    opens = f"from peftlab.classroom.gradebook import Marks; Marks({postgresql!r}).__exit__()"
+    started = [subprocess.Popen([sys.executable, "-c", opens]) for _ in range(4)]
+    assert [process.wait(120) for process in started] == [0] * 4
 
 
 def test_two_graders_share_a_postgresql_gradebook(tmp_path, postgresql):
