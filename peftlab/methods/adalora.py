@@ -13,9 +13,11 @@ from peftlab.adapter import Adapter, linear
 class AdaLoRA(Adapter):
     """y = W x + s B (E * A x)
 
-    The training loop calls `penalty` and `after_step`. tinit steps at the start and tfinal at the end leave the budget
-    as it is; in between it falls as a cubic, and every deltaT steps the triplets are chosen anew. total_step is the
-    number of steps; the loop knows it, `peft` loads only files that have it.
+    The training loop adds every `penalty` to the loss, and calls every `after_step` between the optimizer's step and the
+    clearing of the gradients. The budget is how many triplets of all layers stay on. tinit steps at the start and tfinal
+    at the end leave it as it is; in between it falls as a cubic, and every deltaT steps the triplets are chosen anew: one
+    that was off still had its gradient and can come back, until the last choice. total_step is the number of steps; the
+    loop knows it, `peft` loads only files that have it.
     """
 
     peft_type, keys = "ADALORA", {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"}
@@ -31,7 +33,7 @@ class AdaLoRA(Adapter):
             self.register_buffer(f"sensitivity_{name[-1]}", torch.zeros_like(p), persistent=False)
             self.register_buffer(f"uncertainty_{name[-1]}", torch.zeros_like(p), persistent=False)
         self.register_buffer("kept", torch.ones(init_r, 1, dtype=torch.bool), persistent=False)
-        self.dropout, self.scaling = nn.Dropout(lora_dropout), lora_alpha / (init_r + 1e-5)
+        self.dropout, self.scaling = nn.Dropout(lora_dropout), lora_alpha / (init_r + 1e-5)     # 1e-5: as in `peft`
         self.target_r, self.tinit, self.tfinal, self.deltaT = target_r, tinit, tfinal, deltaT
         self.total_step = total_step
         self.beta1, self.beta2, self.orth_reg_weight = beta1, beta2, orth_reg_weight
@@ -46,7 +48,7 @@ class AdaLoRA(Adapter):
             object.__setattr__(a, "together", adapters)
 
     def penalty(self):
-        """What is added to the loss: rows of A and columns of B are to be orthogonal, so that none can hide in another."""
+        """What is added to the loss: rows of A, and columns of B, are to be orthonormal: then none does another's work."""
         one = torch.eye(len(self.lora_A), device=self.lora_A.device)
         off = (self.lora_A @ self.lora_A.T - one).norm() + (self.lora_B.T @ self.lora_B - one).norm()
         return self.orth_reg_weight * off / (2 * len(self.together))

@@ -1,8 +1,10 @@
 """LLaMA-Adapter: each head also attends to n trained vectors P, apart from the text, times a gate that starts at zero
 (Zhang et al., arXiv 2303.16199).
 
-y = attention(q, K, V) + g softmax(q k(P)^T / sqrt(w)) v(P), with the layer's own frozen k and v, without positions. Trains n d + 1
-parameters a layer. It starts as the base model and cannot be merged.
+y = attention(q, K, V) + g softmax(q k(P)^T / sqrt(w)) v(P), with the layer's own frozen k and v: the queries know their
+positions, P has none. One gate serves all heads of a layer; the sum is taken before the output projection. Trains n d + 1
+parameters a layer, d the model's width, n = adapter_len. It starts as the base model (g = 0); a softmax of q is not linear in
+what comes in, so it cannot be merged.
 """
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ class AdaptionPrompt(Adapter):
 
     def __init__(self, layer, adapter_len=10):
         super().__init__(layer)
-        if not (hasattr(layer, "k_proj") and hasattr(layer, "v_proj") and hasattr(layer, "config")):
+        if not all(hasattr(layer, part) for part in ("k_proj", "v_proj", "config")):  # with a config it asks attention.py
             raise TypeError(f"a {type(layer).__name__} has no k_proj and v_proj: target the attention layers of a model of the "
                             "Llama kind, ['self_attn']")
         self.adaption_prompt = nn.Parameter(torch.randn(1, adapter_len, layer.k_proj.in_features))

@@ -10,7 +10,10 @@ from peftlab.adapter import Adapter, linear
 
 
 class GraLoRA(Adapter):
-    """y = W x + s [B_ij A_ij] x in blocks i, j, s = alpha / r"""
+    """y = W x + s [B_ij A_ij] x in blocks, i of the outputs and j of the inputs, s = alpha / r
+
+    A_ij, of rank r / k, is the i-th r / k columns of gralora_A[j], and B_ij the j-th r / k rows of gralora_B[i], transposed.
+    """
 
     peft_type, keys = "GRALORA", {"gralora_A": "gralora_A", "gralora_B": "gralora_B"}
 
@@ -25,9 +28,9 @@ class GraLoRA(Adapter):
         self.k, self.scaling = k, alpha / r
 
     def after(self, x, y):
-        h = torch.einsum("...ni,nir->...nr", x.unflatten(-1, (self.k, -1)), self.gralora_A)     # (..., k in, r)
-        h = h.unflatten(-1, (self.k, -1)).transpose(-3, -2).flatten(-2)                         # (..., k out, r)
-        return y + self.scaling * torch.einsum("...kr,kro->...ko", h, self.gralora_B).flatten(-2)
+        h = torch.einsum("...jw,jwr->...jr", x.unflatten(-1, (self.k, -1)), self.gralora_A)     # (..., j, r)
+        h = h.unflatten(-1, (self.k, -1)).transpose(-3, -2).flatten(-2)                         # (..., i, r): a piece of each j
+        return y + self.scaling * torch.einsum("...ir,irw->...iw", h, self.gralora_B).flatten(-2)
 
     @staticmethod
     def count(d_in, d_out, r=32, **options):
