@@ -5,7 +5,6 @@ on a GPU only: median seconds of a step (device events) and the peak memory. On 
 """
 
 import statistics
-import time
 
 import torch
 from transformers import (
@@ -18,7 +17,8 @@ from transformers import (
 )
 
 import peftlab as pl
-from peftlab.methods import IA3, BitFit, Houlsby, LoRA, Pfeiffer, PromptTuning
+from peftlab.lab.clock import Stopwatch
+from peftlab.methods import IA3, BitFit, Houlsby, LoRA, Pfeiffer, PrefixTuning, PromptTuning
 
 HEAD = ["classifier"]
 
@@ -59,7 +59,7 @@ IA3_PLACES = {
     "llama-3.2-1b": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
 }
 IA3_PLACES["toy"] = IA3_PLACES["xlm-roberta-large"]
-WAYS = ["full", "head", "lora-8", "lora-32", "lora-all-8", "pfeiffer-8", "pfeiffer-2", "houlsby-8", "prompt-20", "bias", "ia3"]
+WAYS = ["full", "head", "lora-8", "lora-32", "lora-all-8", "pfeiffer-8", "pfeiffer-2", "houlsby-8", "prompt-20", "prefix-20", "bias", "ia3"]
 
 
 def plan(toy=False):
@@ -91,8 +91,8 @@ def put_on(model, shape, way):
         pl.attach(model, Pfeiffer, blocks, reduction_factor=int(size), **head)
     elif kind == "houlsby":
         pl.attach(model, Houlsby, behind, reduction_factor=int(size), **head)
-    elif kind == "prompt":
-        pl.attach(model, PromptTuning, num_virtual_tokens=int(size), **head)
+    elif kind in ("prompt", "prefix"):
+        pl.attach(model, PromptTuning if kind == "prompt" else PrefixTuning, num_virtual_tokens=int(size), **head)
     elif kind == "bias":
         pl.attach(model, BitFit, EVERY[shape][1], **head)
     else:
@@ -116,7 +116,7 @@ def run(config, device):
     model = build(config, "meta")
     counted = pl.count(model)
     found = {part: getattr(counted, part) for part in ("trainable", "total", "weights", "gradients", "optimizer")}
-    if not config["method"].startswith("prompt"):  # a model looks into the mask that a prompt brings, and "meta" holds nothing
+    if not config["method"].startswith("pr"):  # a model looks into the mask that virtual tokens bring, and "meta" holds nothing
         forward, backward = pl.multiplications(model, **batch_of(model, config["texts"], config["length"], "meta"))
         found |= {"forward": forward, "backward": backward}
     if torch.device(device).type == "cuda" or config["shape"] == "toy":
@@ -125,42 +125,22 @@ def run(config, device):
 
 
 def measured(config, device, warm=3, steps=20):
-    """{"step_seconds", and on a GPU "peak_memory" in bytes} of training steps with AdamW."""
+    """{"step_seconds", and on a GPU "peak_memory" and what a forward pass keeps, "activations", in bytes} of steps with AdamW."""
     torch.manual_seed(config["seed"])
     model = build(config, device)
     batch = batch_of(model, config["texts"], config["length"], device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
-    on_gpu, seconds = device.type == "cuda", []
+    on_gpu, watch, seconds, found = device.type == "cuda", Stopwatch(device), [], {}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     for _ in range(warm + steps):
-        clock = Events(device) if on_gpu else Wall()
-        model(**batch).loss.backward()
+        before = torch.cuda.memory_allocated(device) if on_gpu else 0
+        loss = model(**batch).loss
+        if on_gpu:
+            found["activations"] = torch.cuda.memory_allocated(device) - before
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        seconds.append(clock.seconds())
-    found = {"step_seconds": statistics.median(seconds[warm:])}
+        seconds.append(watch.lap())
+    found["step_seconds"] = statistics.median(seconds[warm:])
     return found | ({"peak_memory": torch.cuda.max_memory_allocated(device)} if on_gpu else {})
-
-
-class Events:
-    """Seconds on the GPU's own clock since this was made."""
-
-    def __init__(self, device):
-        self.device, self.start, self.end = device, *(torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self.start.record()
-
-    def seconds(self):
-        self.end.record()
-        torch.cuda.synchronize(self.device)
-        return self.start.elapsed_time(self.end) / 1000
-
-
-class Wall:
-    """Seconds on the wall since this was made."""
-
-    def __init__(self):
-        self.start = time.perf_counter()
-
-    def seconds(self):
-        return time.perf_counter() - self.start

@@ -52,9 +52,9 @@ def by_length(rows):
 
 
 @cache
-def sentences(seed):
-    """1,004 or so for validation and 2,013 for the test; of each, the first 200 and 400."""
-    parts = {part: pl.lab.sentiment("movies", part, seed=seed) for part in ("train", "validation", "test")}
+def sentences(seed, domain="movies"):
+    """To learn from, all there are; the first 200 for validation and the first 400 for the test."""
+    parts = {part: pl.lab.sentiment(domain, part, seed=seed) for part in ("train", "validation", "test")}
     return (
         parts["train"],
         by_length(parts["validation"].select(range(200))),
