@@ -7,13 +7,13 @@ depend on the clock. Below 1.00 ours costs less. The times are for reading, no t
 import argparse
 import copy
 import statistics
-import time
 
 import pandas as pd
 import torch
 
 import peftlab as pl
 from peftlab.lab.bases import load_base
+from peftlab.lab.clock import Stopwatch
 
 DECODER = {
     "LoRA": (pl.methods.LoRA, ["q_proj", "v_proj"], {"r": 8}),
@@ -59,14 +59,22 @@ def step(model, batch, optimizer):
     optimizer.step()
 
 
-def seconds(f):
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
+def table_of(base):
+    """The methods that are compared on a model: {name: (class, targets, options)}."""
+    return DECODER if base.config.model_type == "llama" else ENCODER
+
+
+def batch_of(base, tokenizer, texts, tokens):
+    """Random tokens, the same at each call, on the model's device."""
+    ids = torch.randint(10, len(tokenizer) - 10, (texts, tokens), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if base.config.model_type == "llama":
+        batch["labels"] = ids
+    return {key: value.to(base.device) for key, value in batch.items()}
 
 
 def compare(base, method, targets, options, batch, rounds):
-    """One row of the table, as a dict of ratios ours / peft."""
+    """One row of the table, as a dict of ratios ours / peft; "seconds" and "multiplied" are ours alone, of a training step."""
     pair = [pl.attach(copy.deepcopy(base), method, targets, **options), theirs(copy.deepcopy(base), method, targets,
                                                                                 options)]
     counts = [pl.count(m).trainable for m in pair]
@@ -77,26 +85,31 @@ def compare(base, method, targets, options, batch, rounds):
         m.train()
     optimizers = [torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-4) for m in pair]
     runs = [lambda m=m, o=o: step(m, batch, o) for m, o in zip(pair, optimizers)]
-    row["step"] = ratio(runs, rounds)
+    row["step"], row["seconds"] = ratio(runs, rounds, base.device)
     row["bytes saved"] = pl.saved_activations(pair[0], **batch) / pl.saved_activations(pair[1], **batch)
-    row["multiplications"] = sum(pl.multiplications(pair[0], **batch)) / sum(pl.multiplications(pair[1], **batch))
+    row["multiplied"], theirs_multiplied = (sum(pl.multiplications(m, **batch)) for m in pair)
+    row["multiplications"] = row["multiplied"] / theirs_multiplied
     if base.config.model_type == "llama":
         for m in pair:
             m.eval()
         prompt = {k: batch[k][:1, :16] for k in ("input_ids", "attention_mask")}
         say = [lambda m=m: m.generate(**prompt, max_new_tokens=8, min_new_tokens=8, do_sample=False) for m in pair]
-        row["generated token"] = ratio(say, max(3, rounds // 3))
+        row["generated token"], _ = ratio(say, max(3, rounds // 3), base.device)
     return row
 
 
-def ratio(runs, rounds):
-    """The median of ours / theirs, each round in the other order; one round to warm up."""
-    seen = []
+def ratio(runs, rounds, device="cpu"):
+    """The medians of ours / theirs and of ours in seconds, each round in the other order; one round to warm up."""
+    ratios, ours, watch = [], [], Stopwatch(device)
     for i in range(rounds + 1):
-        order = (0, 1) if i % 2 else (1, 0)
-        t = {j: seconds(runs[j]) for j in order}
-        seen.append(t[0] / t[1])
-    return statistics.median(seen[1:])
+        t = {}
+        for j in (0, 1) if i % 2 else (1, 0):
+            watch.lap()
+            runs[j]()
+            t[j] = watch.lap()
+        ratios.append(t[0] / t[1])
+        ours.append(t[0])
+    return statistics.median(ratios[1:]), statistics.median(ours[1:])
 
 
 def main(arguments=None):
@@ -109,15 +122,10 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     for name in args.base:
         base, tokenizer = load_base(name)
-        table = DECODER if base.config.model_type == "llama" else ENCODER
-        torch.manual_seed(0)
-        ids = torch.randint(10, len(tokenizer) - 10, (args.batch, args.tokens))
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if base.config.model_type == "llama":
-            batch["labels"] = ids
+        table, batch = table_of(base), batch_of(base, tokenizer, args.batch, args.tokens)
         rows = {m: compare(base, *table[m], batch, args.rounds) for m in args.methods or table if m in table}
         print(f"\n{name}, {args.batch} x {args.tokens} tokens, ours / peft:")
-        print(pd.DataFrame(rows).T.round(2).to_string(), flush=True)
+        print(pd.DataFrame(rows).T.drop(columns=["seconds", "multiplied"]).round(2).to_string(), flush=True)
 
 
 if __name__ == "__main__":
