@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+import peftlab as pl
 from peftlab.lab import records
+from peftlab.lab.experiments import cost_560m
 
 COMMITTED = sorted(p for p in records.RUNS.glob("*.jsonl") if not p.name.endswith(".toy.jsonl"))
 SLOW = """
@@ -132,3 +136,84 @@ def test_what_is_committed_is_whole_and_plausible(path):
         assert r["seconds"] > 0 and r["commit"] and re.match(r"\d{4}-\d\d-\d\dT", r["date"])
         assert r["metrics"] and all(map(math.isfinite, numbers(r["metrics"])))
     assert not re.search(r"/home|/root|/tmp|/work|://", path.read_text(encoding="utf-8"))
+
+
+def alike(found, *but):
+    """[[records of one device that differ in these entries of the configuration only]]"""
+    groups = {}
+    for r in found:
+        rest = {k: v for k, v in r["config"].items() if k not in but}
+        groups.setdefault(json.dumps([rest, r["device"]], sort_keys=True), []).append(r)
+    return list(groups.values())
+
+
+def implausible(found):
+    """What no sound measurement says, as sentences: what costs more must not have cost less, and chance must show."""
+    said = []
+    for group in alike(found, "seed"):
+        if len(group) > 1 and all(r["metrics"] == group[0]["metrics"] for r in group):
+            said.append(f"all seeds of {group[0]['config']} found the same")
+    for group in alike(found, "method", "seed"):
+        trained = sorted((r["metrics"]["trainable"], r["metrics"]["optimizer"]) for r in group if "optimizer" in r["metrics"])
+        for (few, less), (many, more) in pairwise(trained):
+            if few < many and less > more:
+                said.append(f"{many:,} trained parameters need less optimizer memory than {few:,}: {more:,} and {less:,} bytes")
+    for measure in ("forward", "backward", "activations", "step_seconds", "peak_memory"):
+        for group in alike(found, "texts"):
+            grown = sorted((r["config"]["texts"], r["metrics"][measure]) for r in group if measure in r["metrics"] and "texts" in r["config"])
+            for (few, less), (many, more) in pairwise(grown):
+                if less >= more and less > 0:
+                    said.append(f"{measure} falls from {less} to {more} when {few} texts become {many}: {group[0]['config']}")
+    for r in found:
+        parts = [r["metrics"].get(part, 0) for part in ("weights", "gradients", "optimizer")]
+        if "peak_memory" in r["metrics"] and sum(parts) > r["metrics"]["peak_memory"]:
+            said.append(f"the parts need more than the whole: {r['config']}")
+    return said
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
+def test_what_is_committed_contradicts_nothing_we_know(path):
+    assert not implausible(records.read(path))
+
+
+CASES = {  # what is wrong in each record -> what is said of it
+    "less optimizer memory": lambda config: {"optimizer": 99 - config["method"]},
+    "found the same": lambda config: {"loss": 0.5, "step_seconds": 1.0 * config["texts"]},
+    "when 1 texts become 8": lambda config: {"step_seconds": 2.0 - config["texts"] / 8},
+    "more than the whole": lambda config: {"peak_memory": config["texts"]},
+}
+
+
+@pytest.mark.parametrize("complaint", CASES)
+def test_what_cannot_be_is_noticed(complaint):
+    def made(wrong):
+        configs = [{"method": m, "texts": texts, "seed": seed} for m in (1, 2) for texts in (1, 8) for seed in (0, 1)]
+        sound = lambda c: {"trainable": c["method"], "optimizer": 8 * c["method"], "loss": c["seed"] / 7, "step_seconds": c["texts"] + c["seed"], "peak_memory": 99 * c["texts"]}  # fmt: skip
+        return [{"config": c, "device": {"name": "a GPU"}, "metrics": sound(c) | wrong(c)} for c in configs]
+
+    assert not implausible(made(lambda config: {}))
+    said = implausible(made(CASES[complaint]))
+    assert said and all(complaint in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("method", cost_560m.WAYS)
+@pytest.mark.parametrize("shape", ["xlm-roberta-large", "bloomz-560m", "llama-3.2-1b"])
+def test_the_recorded_counts_are_those_of_the_closed_forms(shape, method):
+    recorded = {
+        r["metrics"]["trainable"]
+        for r in records.read(records.RUNS / "cost-560m.jsonl")
+        if (r["config"]["shape"], r["config"]["method"]) == (shape, method)
+    }
+    if not any((c["shape"], c["method"]) == (shape, method) for c in cost_560m.plan()):
+        assert not recorded and method in ("head", "bias"), "only what a shape does not have is not planned"
+        return
+    with torch.device("meta"):
+        bare, model = (cost_560m.SHAPES[shape]() for _ in range(2))
+    cost_560m.put_on(model, shape, method)
+    if method in ("full", "head"):
+        part = bare if method == "full" else bare.classifier
+        expected = sum(p.numel() for p in part.parameters())
+    else:
+        adapter, targets, options = model.switch.recipe["default"]
+        expected = pl.closed_form(bare, adapter, targets, **options)
+    assert recorded == {expected}
