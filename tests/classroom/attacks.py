@@ -534,7 +534,11 @@ ATTACKS = {
             if os.fork() == 0:
                 much = bytearray(b"x") * 600_000_000
                 time.sleep(60)
-        time.sleep(60)
+        while True:
+            try:
+                time.sleep(60)
+            except TimeoutError:
+                continue
         """,
     ),
     "output": Attack(

@@ -8,7 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..exercise import Case, Exercise, Question
+from ..exercise import Case, Exercise, Question, Unexpected
 from ..observing import given
 
 LESSON = "09-forgetting"
@@ -703,3 +703,146 @@ chooses(
 @routing.slip("The first adapter is taken every time. What do the logits say?")
 def always_the_first(logits):
     return next(iter(logits))
+
+
+# ================================================================ intruders
+
+newcomers = Exercise(
+    "intruder-directions",
+    lesson=LESSON,
+    title="Directions that were not there",
+    signature="intruders(before, after, top, below)",
+    why="LoRA and full fine-tuning can answer alike and have changed a weight in unlike ways. This is where one sees it.",
+    points=1,
+    minutes=8,
+    difficulty=2,
+    hints=[
+        "`torch.linalg.svd(W, full_matrices=False)` gives U, S, Vh; the columns of U are what leaves, the strongest first.",
+        "All columns of U have length one, so a product of two of them is their cosine. Which sign it has is chance.",
+        "A direction is new only if none of the old ones, strong or weak, is like it: the largest cosine decides.",
+    ],
+)
+TOP, BELOW = 6, 0.6
+
+
+def changed_weight(draw, d_out, d_in):
+    """A weight before and after: a weak direction made strong, some turned about, new ones that leave, a new one that enters."""
+    k = min(d_out, d_in)
+    U, V = (torch.linalg.qr(draw(d, k).double())[0] for d in (d_out, d_in))
+    S = torch.linspace(6, 1, k).double() * (1 + 0.02 * draw(k).double())
+    new = S.clone()
+    new[0], new[k - 2] = 13.0, 10.5
+    new[[1, 3]] *= -1.3
+    spread = U @ draw(k, 2).double().sign() / k**0.5  # as far from each old direction as from any other
+    after = U * new @ V.T + 9.0 * torch.outer(spread[:, 0], V[:, 2]) + 7.6 * torch.outer(spread[:, 1], V[:, 5])
+    return U * S @ V.T, after + 8.2 * torch.outer(U[:, 4], draw(d_in).double() / d_in**0.5)
+
+
+@newcomers.cases
+def changed_cases(seed):
+    draw, cases = draws(seed), []
+    for label, d_out, d_in in (("a tall weight", 40, 28), ("a wide weight", 30, 44), ("a square weight", 36, 36)):
+        while True:  # nothing may hang on the last digit
+            before, after = changed_weight(draw, d_out, d_in)
+            old, (new, strength, _) = by_columns(before), torch.linalg.svd(after, full_matrices=False)
+            alike = (old.T @ new[:, :TOP]).abs().amax(0)
+            gaps = (strength[:TOP] - strength[1 : TOP + 1]) / strength[0]
+            if (alike - BELOW).abs().min() > 0.04 and gaps.min() > 0.004 and 0 < (alike < BELOW).sum() < TOP:
+                break
+        cases.append(Case(label, before=before.float(), after=after.float()))
+    return [*cases, Case("a weight that only grew", before=before.float(), after=1.25 * before.float())]
+
+
+def by_columns(W):
+    return torch.linalg.svd(W, full_matrices=False)[0]
+
+
+@newcomers.observe
+def look_newcomers(answer, case):
+    found = answer(case.before.clone(), case.after.clone(), TOP, BELOW)
+    if not isinstance(found, list | tuple | torch.Tensor):
+        raise Unexpected(f"`intruders` gave a {type(found).__name__}, not a list of places.")
+    return {"which of the strongest are new": sorted(int(i) for i in found)}
+
+
+@newcomers.solution
+def by_one_table(before, after, top, below):
+    alike = (by_columns(before).T @ by_columns(after)[:, :top]).abs().amax(0)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.solution
+def by_loops(before, after, top, below):
+    old, new, found = by_columns(before).T, by_columns(after).T, []
+    for i, direction in enumerate(new[:top]):
+        if all(abs(float(direction @ other)) < below for other in old):
+            found.append(i)
+    return found
+
+
+@newcomers.solution
+def by_eigenvectors(before, after, top, below):
+    rank = min(before.shape)
+    old, new = (torch.linalg.eigh((W @ W.T).double())[1].flip(1)[:, :rank] for W in (before, after))
+    nearest = F.cosine_similarity(old[:, :, None], new[:, None, :top], dim=0).abs().max(0).values
+    return torch.nonzero(nearest < below).flatten()
+
+
+def table(before, after, top):
+    return (by_columns(before).T @ by_columns(after)[:, :top]).abs()
+
+
+@newcomers.slip("A cosine of -1 counts as unlike. Which way a singular vector points is chance: what of its opposite?")
+def signed(before, after, top, below):
+    alike = (by_columns(before).T @ by_columns(after)[:, :top]).amax(0)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("Each is compared with the old one of the same place. If an old direction has only moved up, is it new?")
+def same_place(before, after, top, below):
+    alike = table(before, after, top).diagonal()
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("Only the strongest of the old ones are asked. What of a weak direction that has become strong?")
+def strongest_only(before, after, top, below):
+    alike = table(before, after, top)[:top].amax(0)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("These are directions that enter. Which of the three parts of the decomposition says what leaves the layer?")
+def what_enters(before, after, top, below):
+    old, new = (torch.linalg.svd(W, full_matrices=False)[2] for W in (before, after))
+    alike = (old @ new[:top].T).abs().amax(0)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("You look at the directions of the update. They are all it has; which of them lead in the weight as it is now?")
+def of_the_update(before, after, top, below):
+    alike = table(before, after - before, top).amax(0)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("These are the ones that were there before. Which side of `below` is new?")
+def the_old_ones(before, after, top, below):
+    alike = table(before, after, top).amax(0)
+    return [i for i in range(top) if alike[i] >= below]
+
+
+@newcomers.slip("One old direction unlike it is enough here to call it new. Of the orthogonal old ones, how many can it be like at all?")
+def unlike_one(before, after, top, below):
+    alike = table(before, after, top).amin(0)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("You take rows of U. Which way do its vectors stand?")
+def rows_of_u(before, after, top, below):
+    old, new = by_columns(before), by_columns(after)[:top]
+    alike = (old @ new.T).abs().amax(0)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("All directions are looked at. How many of the strongest were asked for?")
+def all_of_them(before, after, top, below):
+    alike = table(before, after, min(after.shape)).amax(0)
+    return [i for i in range(len(alike)) if alike[i] < below]
