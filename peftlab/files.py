@@ -105,7 +105,7 @@ def load(model, folder, name="default"):
     known = set(inspect.signature(method.__init__).parameters) | set(inspect.signature(method.per_layer).parameters) \
         if issubclass(method, Adapter) else set(inspect.signature(method.__init__).parameters)
     for field, value in config.items():
-        if value and field not in known | _NO_MATTER | set(method.config):
+        if value and field not in known | _NO_MATTER | set(method.config) | set(getattr(method, "unused", ())):
             raise ValueError(f"{folder / CONFIG} sets {field}={value!r}, which {method.__name__} here does not have: "
                              "loading it would give other results than it was trained with")
     if config.get("init_lora_weights") not in _LEAVES_THE_BASE:

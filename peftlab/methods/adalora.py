@@ -19,6 +19,7 @@ class AdaLoRA(Adapter):
     """
 
     peft_type, keys = "ADALORA", {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"}
+    unused = ("r",)
 
     def __init__(self, layer, init_r=12, target_r=8, lora_alpha=8, lora_dropout=0.0, tinit=0, tfinal=0, deltaT=1,
                  beta1=0.85, beta2=0.85, orth_reg_weight=0.5, total_step=None):
