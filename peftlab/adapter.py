@@ -110,6 +110,12 @@ def linear(layer):
     return shape(layer)
 
 
+def bare(layer, x):
+    """What the frozen layer alone makes of `x`, past the adapters on it, computed in its own precision."""
+    own = next(layer.parameters(recurse=False), x)
+    return layer.forward(x.to(own.dtype)).to(x.dtype)
+
+
 class FullFineTuning(Adapter):
     """y = copy(x): a trainable copy of the layer itself, which `peft` calls `modules_to_save`.
 

@@ -63,7 +63,7 @@ def save(model, folder, name="default"):
               **method.config, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}
     if not issubclass(method, VirtualTokens) and method.one_target and isinstance(config["target_modules"], list):
         [config["target_modules"]] = config["target_modules"]
-        config = {k: v for k, v in config.items() if v or k != "modules_to_save"}     # a field that `peft` does not know there
+    config = {k: v for k, v in config.items() if v or k != "modules_to_save"}         # not every configuration of `peft` has it
     if issubclass(method, VirtualTokens):
         config |= _shape_of(on(model)[name], model.config)
         config.pop("target_modules")

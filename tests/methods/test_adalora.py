@@ -100,23 +100,9 @@ def test_too_few_steps_are_refused():
         train(model, rows(), steps=20, lr=1e-3, batch_size=4, progress=False)
 
 
-def test_files_go_both_ways_and_it_starts_as_the_base(tmp_path):
-    b, model = batch("llama"), tiny("llama")
-    base = model(**b).logits
-    pl.attach(model, AdaLoRA, TARGETS, "a", init_r=4, total_step=STEPS)
-    assert torch.equal(model(**b).logits, base)
-    with torch.no_grad():
-        for a in adapters(model):
-            a.lora_E.fill_(0.7)
-    ours = model(**b).logits
-    pl.save(model, tmp_path, "a")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = peft.PeftModel.from_pretrained(tiny("llama"), tmp_path)
-    with pytest.raises(AttributeError, match="trainable_adapter_name"):     # `peft` cannot take the loss of a loaded one
-        theirs(**b)
-    del b["labels"]
-    assert torch.allclose(theirs(**b).logits, ours, atol=1e-6)
-    assert torch.equal(pl.load(tiny("llama"), tmp_path, "b")(**b).logits, ours)
-    pl.merge(model)
-    assert torch.allclose(model(**b).logits, ours, atol=1e-5)
+def test_peft_cannot_take_the_loss_of_a_loaded_one(tmp_path):
+    """A fact about the installed `peft`; what a loaded one answers is right, as the ladder shows."""
+    model = pl.attach(tiny("llama"), AdaLoRA, TARGETS, "a", init_r=4, total_step=STEPS)
+    theirs = peft.PeftModel.from_pretrained(tiny("llama"), pl.save(model, tmp_path, "a"))
+    with pytest.raises(AttributeError, match="trainable_adapter_name"):
+        theirs(**batch("llama"))
