@@ -94,6 +94,14 @@ class AdaLoRA(Adapter):
                 a.kept.copy_(a.importance() > threshold)
                 a.lora_E.masked_fill_(~a.kept, 0.0)
 
+    @classmethod
+    def per_layer(cls, path, rank_pattern=None, **options):
+        """`rank_pattern`, in a file of `peft`: which triplets of a layer it kept. Only those are there, as large as before."""
+        if rank_pattern:
+            r, kept = options.get("init_r", 12), sum(rank_pattern[f"{path}.lora_E"])
+            options |= {"init_r": kept, "lora_alpha": options.get("lora_alpha", 8) * (kept + 1e-5) / (r + 1e-5)}
+        return options
+
     @staticmethod
     def count(d_in, d_out, init_r=12, **options):
         return init_r * (d_in + d_out) + init_r

@@ -4,6 +4,7 @@ import warnings
 import peft
 import pytest
 import torch
+from ladder import logits
 from tiny import batch, tiny
 
 import peftlab as pl
@@ -106,3 +107,23 @@ def test_peft_cannot_take_the_loss_of_a_loaded_one(tmp_path):
     theirs = peft.PeftModel.from_pretrained(tiny("llama"), pl.save(model, tmp_path, "a"))
     with pytest.raises(AttributeError, match="trainable_adapter_name"):
         theirs(**batch("llama"))
+
+
+def test_a_file_that_peft_wrote_after_training_has_the_kept_triplets_alone(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peft.get_peft_model(tiny("llama"), peft.AdaLoraConfig(
+            target_modules=TARGETS, total_step=STEPS, task_type="CAUSAL_LM", **OPTIONS))
+    optimizer = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=1e-2)
+    for step in range(1, STEPS + 1):
+        optimizer.zero_grad()
+        theirs(**batch("llama")).loss.backward()
+        optimizer.step()
+        theirs.base_model.update_and_allocate(step)
+    wanted = logits(theirs.eval(), batch("llama"))
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = pl.load(tiny("llama"), tmp_path / "theirs", "a")
+    assert torch.allclose(logits(model, batch("llama")), wanted, atol=1e-6)
+    assert sum(ranks(model)) == 3 * len(ranks(model)) and len(set(ranks(model))) > 1
+    back = peft.PeftModel.from_pretrained(tiny("llama"), pl.save(model, tmp_path / "ours", "a"))
+    assert torch.allclose(logits(back, batch("llama")), wanted, atol=1e-6)
