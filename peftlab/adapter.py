@@ -13,6 +13,7 @@ class Adapter(nn.Module):
     peft_type = ""      # what `peft` calls the method in adapter_config.json
     config = {}         # entries of adapter_config.json that are fixed for this method
     keys = {}           # our tensor's name -> the end of its name in the file, or all of it ("base_model.") if shared
+    unused = ()         # fields of the configuration that `peft` writes and does not use
     repeated = ()       # ends of names that `peft` writes once more for every layer, and that are not read
     one_target = False  # whether `peft` writes the target as one name, not as a list or a pattern
     argument = 0        # which positional argument of the layer is x
@@ -94,7 +95,8 @@ def shape(layer):
     weight = getattr(layer, "weight", None)
     if isinstance(weight, torch.Tensor) and weight.dim() == 1:                # LayerNorm, RMSNorm
         return len(weight), len(weight)
-    inside = [m for m in layer.modules() if isinstance(m, nn.Linear) or is_conv1d(m)]
+    inside = [m for path, m in layer.named_modules() if (isinstance(m, nn.Linear) or is_conv1d(m))
+              and ".adapters." not in f".{path}"]                             # those of other adapters are not the block's
     if inside:                                                                # a block, such as `mlp`
         return shape(inside[0])[0], shape(inside[-1])[1]
     raise TypeError(f"cannot tell the width of a {type(layer).__name__}: attach to a linear layer, a norm or a block")
@@ -106,6 +108,12 @@ def linear(layer):
         raise TypeError(f"this method changes a linear layer, and a {type(layer).__name__} is none: "
                         "target nn.Linear or Conv1D layers, or target_modules='all-linear'")
     return shape(layer)
+
+
+def bare(layer, x):
+    """What the frozen layer alone makes of `x`, past the adapters on it, computed in its own precision."""
+    own = next(layer.parameters(recurse=False), x)
+    return layer.forward(x.to(own.dtype)).to(x.dtype)
 
 
 class FullFineTuning(Adapter):

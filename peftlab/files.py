@@ -63,7 +63,7 @@ def save(model, folder, name="default"):
               **method.config, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}
     if not issubclass(method, VirtualTokens) and method.one_target and isinstance(config["target_modules"], list):
         [config["target_modules"]] = config["target_modules"]
-        config = {k: v for k, v in config.items() if v or k != "modules_to_save"}     # a field that `peft` does not know there
+    config = {k: v for k, v in config.items() if v or k != "modules_to_save"}         # not every configuration of `peft` has it
     if issubclass(method, VirtualTokens):
         config |= _shape_of(on(model)[name], model.config)
         config.pop("target_modules")
@@ -105,7 +105,7 @@ def load(model, folder, name="default"):
     known = set(inspect.signature(method.__init__).parameters) | set(inspect.signature(method.per_layer).parameters) \
         if issubclass(method, Adapter) else set(inspect.signature(method.__init__).parameters)
     for field, value in config.items():
-        if value and field not in known | _NO_MATTER | set(method.config):
+        if value and field not in known | _NO_MATTER | set(method.config) | set(getattr(method, "unused", ())):
             raise ValueError(f"{folder / CONFIG} sets {field}={value!r}, which {method.__name__} here does not have: "
                              "loading it would give other results than it was trained with")
     if config.get("init_lora_weights") not in _LEAVES_THE_BASE:

@@ -21,6 +21,7 @@ class AdaLoRA(Adapter):
     """
 
     peft_type, keys = "ADALORA", {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"}
+    unused = ("r",)
 
     def __init__(self, layer, init_r=12, target_r=8, lora_alpha=8, lora_dropout=0.0, tinit=0, tfinal=0, deltaT=1,
                  beta1=0.85, beta2=0.85, orth_reg_weight=0.5, total_step=None):
@@ -94,6 +95,14 @@ class AdaLoRA(Adapter):
             for a in self.together:
                 a.kept.copy_(a.importance() > threshold)
                 a.lora_E.masked_fill_(~a.kept, 0.0)
+
+    @classmethod
+    def per_layer(cls, path, rank_pattern=None, **options):
+        """`rank_pattern`, in a file of `peft`: which triplets of a layer it kept. Only those are there, as large as before."""
+        if rank_pattern:
+            r, kept = options.get("init_r", 12), sum(rank_pattern[f"{path}.lora_E"])
+            options |= {"init_r": kept, "lora_alpha": options.get("lora_alpha", 8) * (kept + 1e-5) / (r + 1e-5)}
+        return options
 
     @staticmethod
     def count(d_in, d_out, init_r=12, **options):

@@ -9,7 +9,7 @@ what comes in, so it cannot be merged.
 import torch
 from torch import nn
 
-from peftlab.adapter import Adapter
+from peftlab.adapter import Adapter, bare
 
 
 class AdaptionPrompt(Adapter):
@@ -31,7 +31,7 @@ class AdaptionPrompt(Adapter):
 
     def attend(self, q):
         """What is added to what the heads say, for their queries q (batch, heads, time, width)."""
-        k, v = (f(self.adaption_prompt)[0].unflatten(-1, (-1, q.shape[-1])).transpose(0, 1)       # (key heads, n, width)
+        k, v = (bare(f, self.adaption_prompt)[0].unflatten(-1, (-1, q.shape[-1])).transpose(0, 1)      # (key heads, n, width)
                 for f in (self.layer.k_proj, self.layer.v_proj))
         k, v = (t.repeat_interleave(q.shape[1] // len(t), 0) for t in (k, v))         # (heads, n, width)
         return self.adaption_gate * torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v

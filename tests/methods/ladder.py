@@ -15,12 +15,22 @@ def ours(spec, arch, salt="", name="a", model=None):
     return model
 
 
-def theirs(spec, arch, salt=""):
+def theirs(spec, arch, salt="", model=None):
     """The same from `peft`, filled from the names of its own file."""
-    model = peft.get_peft_model(tiny(arch), spec.peft_config(arch)).eval()
-    state = peft.get_peft_model_state_dict(model)
+    model = peft.get_peft_model(tiny(arch, **spec.base_in_peft) if model is None else model, spec.peft_config(arch)).eval()
+    state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     fill(state, salt)
     peft.set_peft_model_state_dict(model, state)
+    if hasattr(spec.method, "settle"):                       # its file holds what a network made, not the network
+        fill(dict(model.prompt_encoder["default"].named_parameters()), "a")
+    return told(spec, model)
+
+
+def told(spec, model):
+    """`peft` wants to be told the task of every row; ours is the first, if not told otherwise."""
+    if "num_tasks" in spec.options:
+        model.register_forward_pre_hook(lambda _, args, kw: (
+            args, {**kw, "task_ids": torch.zeros(len(kw["input_ids"]), dtype=torch.long)}), with_kwargs=True)
     return model
 
 

@@ -7,7 +7,7 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
-from specs import SPECS
+from specs import ARCHITECTURES, CHECKS, SPECS
 
 from peftlab.lab import catalogue
 
@@ -15,14 +15,18 @@ PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 NOT_SO = re.compile(r"refuse|does_not")  # a test that says what a method cannot do
 
 
+def found_on(results, spec, number):
+    """{(test, architecture): (outcome, difference)} of one rung."""
+    return {
+        (test, case.rpartition("-")[2]): result
+        for (test, case), result in results.items()
+        if test.split("_")[1] == str(number) and re.sub(r"^\d-", "", case.rpartition("-")[0]) == spec.name
+    }
+
+
 def cell(results, spec, number):
     """What the ladder found on one rung: the largest difference, "yes" where it was exact, "-" where it cannot be."""
-    found = {
-        (test, arch): result
-        for (test, case), result in results.items()
-        if test.split("_")[1] == str(number) and case.rpartition("-")[0].removesuffix("-1") == spec.name
-        for arch in [case.rpartition("-")[2]]
-    }
+    found = found_on(results, spec, number)
     if any(outcome == "failed" for outcome, _ in found.values()):
         return "**failed**"
     found = {key: result for key, result in found.items() if not NOT_SO.search(key[0])}
@@ -30,6 +34,45 @@ def cell(results, spec, number):
         return "-"
     differences = [d for _, d in found.values() if d is not None]
     return f"{max(differences):.0e}" if differences else "yes"
+
+
+def can(results, spec, number):
+    """ "yes", "no", or on which architectures."""
+    where = {arch for test, arch in found_on(results, spec, number) if not NOT_SO.search(test)}
+    if where == set(spec.targets):
+        return "yes"
+    return " and ".join(f"on {arch}" for arch in spec.targets if arch in where) or "no"
+
+
+def reasons(spec):
+    """{sentence: the rungs that it is about} of all that does not apply to a method."""
+    found = {}
+    for check, why in spec.no.items():
+        check, where = (check, "") if isinstance(check, str) else (check[0], f" on {check[1]}")
+        rungs = CHECKS[check]
+        found.setdefault(why, []).append(f"rung{'s' * (len(rungs) > 1)} {' and '.join(map(str, rungs))}{where}")
+    if spec.elsewhere:
+        found[spec.elsewhere] = ["all rungs on " + " and ".join(a for a in ARCHITECTURES if a not in spec.targets)]
+    return found
+
+
+def blanks(text):
+    """What the page's table of rungs leaves open: cells that say nothing, and dashes that no sentence below explains."""
+    table, _, below = text.partition("\n## How equal they are\n")[2].partition("\n## Why a rung does not apply\n")
+    said = {
+        (name, number)
+        for name, about in re.findall(r"^- (.+?): ((?:all )?rungs? [^:]+): \S", below, re.MULTILINE)
+        for part in about.split("; ")
+        if " on " not in part
+        for number in re.findall(r"\d+", part)
+    }
+    head, _, *rows = [[c.strip() for c in line[1:-1].split("|")] for line in table.splitlines() if line.startswith("|")]
+    return [
+        (row[0], number)
+        for row in rows
+        for number, c in zip(head[1:], row[1:], strict=True)
+        if not re.fullmatch(r"\d+e[-+]\d+|yes|-", c) or (c == "-" and (row[0], number) not in said)
+    ]
 
 
 def sentence(test):
@@ -52,8 +95,8 @@ def page(results):
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, method in catalogue.every().items():
-        spec = next((s for s in SPECS if s.method is method), None)
-        can = ["own tests" if spec is None else "no" if cell(results, spec, n) == "-" else "yes" for n in (4, 9)]
+        spec = next(s for s in SPECS if s.method is method)
+        start = [can(results, spec, n) for n in (4, 9)]
         there = catalogue.lines_in_peft(method)
         links = ", ".join(f"[{i}](https://arxiv.org/abs/{i})" for i in catalogue.papers(method))
         file = method.__module__.split(".")[-1] + ".py"
@@ -64,7 +107,7 @@ def page(results):
             catalogue.place(method),
             catalogue.parameters(method),
             links,
-            *can,
+            *start,
             str(catalogue.lines_here(method)),
             f"{there[0]:,} ({there[1]})" if there else "-",
         ]
@@ -76,8 +119,7 @@ def page(results):
         (
             "Each method on tiny models of Llama's, GPT-2's and BERT's shape. A number is the largest difference seen on any "
             "of them, as a share of the largest number compared; *yes* means that the test passed and wants equality to the "
-            "bit or measures nothing; a dash that it does not apply, for a reason given below. AdaLoRA, whose ranks change "
-            "during training, has tests of its own."
+            "bit or measures nothing; a dash that it does not apply, for a reason given below."
         ),
         "",
     ]
@@ -88,10 +130,7 @@ def page(results):
     out += [f"| {s.name} | " + " | ".join(cell(results, s, n) for n in numbers) + " |" for s in SPECS]
     out += ["", "## Why a rung does not apply", ""]
     for spec in SPECS:
-        reasons = {}
-        for check, why in spec.no.items():
-            reasons.setdefault(why, []).append(check if isinstance(check, str) else f"{check[0]} on {check[1]}")
-        out += [f"- {spec.name}, {', '.join(checks)}: {why}" for why, checks in reasons.items()]
+        out += [f"- {spec.name}: {'; '.join(about)}: {why}" for why, about in reasons(spec).items()]
     return "\n".join(out) + "\n"
 
 

@@ -44,20 +44,14 @@ def test_fusion_is_attention_over_what_the_adapters_say(arch):
 
 
 @each
-def test_fusion_trains_itself_alone_counts_and_comes_back_from_its_file(arch, tmp_path):
-    model = fused(arch)
+def test_fusion_leaves_the_adapters_that_it_listens_to_as_they_are(arch):
+    model, unfused = fused(arch), with_two(arch)
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert trained and all(".fusion." in n for n in trained)
-    assert pl.count(model).trainable == closed_form(with_two(arch), AdapterFusion, PLACES[arch], adapters=["first", "second"])
     model(**batch(arch)).logits.square().mean().backward()
-    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
-    pl.save(model, tmp_path, "fusion")
-    back = pl.load(with_two(arch), tmp_path, "fusion")
-    assert torch.allclose(logits(back, batch(arch)), logits(model, batch(arch)), atol=1e-6)
-    unfused = with_two(arch)
     for m in (model, unfused):
         pl.use(m, "first")
-    assert torch.equal(logits(model, batch(arch)), logits(unfused, batch(arch))), "the adapter itself was not touched"
+    assert torch.equal(logits(model, batch(arch)), logits(unfused, batch(arch)))
 
 
 def test_fusion_of_two_equal_adapters_starts_as_one_of_them():

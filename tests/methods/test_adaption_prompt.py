@@ -1,6 +1,4 @@
 """LLaMA-Adapter, inside attention: `peft`'s numbers, losses and files, and what `peft` does not do."""
-import warnings
-
 import peft
 import pytest
 import torch
@@ -36,15 +34,15 @@ def pair(layers=1):
     return ours, other
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_it_computes_counts_and_learns_as_peft_does(layers):
-    ours, other = pair(layers)
+def test_in_two_layers_it_computes_counts_and_learns_as_peft_does():
+    """The ladder has it in one."""
+    ours, other = pair(layers=2)
     inputs = batch("llama")
     assert torch.allclose(logits(ours, inputs), logits(other, inputs), atol=1e-5)
     assert not torch.allclose(logits(ours, inputs), logits(bare(), inputs), atol=1e-3)
     trained = {n: p.numel() for n, p in other.named_parameters() if p.requires_grad}
     assert pl.count(ours).trainable == sum(trained.values()) == closed_form(
-        tiny("llama"), AdaptionPrompt, ["self_attn"], adapter_len=5, adapter_layers=layers)
+        tiny("llama"), AdaptionPrompt, ["self_attn"], adapter_len=5, adapter_layers=2)
     losses = []
     for model in (ours, other):
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -58,18 +56,6 @@ def test_it_computes_counts_and_learns_as_peft_does(layers):
     assert losses[0][-1] < losses[0][0] - 0.01
     assert torch.allclose(torch.tensor(losses[0]), torch.tensor(losses[1]), atol=1e-5)
 
-
-def test_files_go_both_ways(tmp_path):
-    ours, other = pair()
-    wanted = logits(ours, batch("llama"))
-    other.save_pretrained(tmp_path / "theirs")
-    assert torch.allclose(logits(pl.load(bare(), tmp_path / "theirs"), batch("llama")), wanted, atol=1e-5)
-    pl.save(ours, tmp_path / "ours", "a")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "Unexpected keyword")
-        back = peft.PeftModel.from_pretrained(bare(), tmp_path / "ours")
-    assert torch.allclose(logits(back, batch("llama")), wanted, atol=1e-5)
-    assert torch.allclose(logits(pl.load(bare(), tmp_path / "ours"), batch("llama")), wanted, atol=1e-6)
 
 
 def test_it_starts_as_the_base_and_the_gate_learns_first():

@@ -8,7 +8,6 @@ from tiny import batch, fill, tiny
 
 import peftlab as pl
 from peftlab.attach import adapted
-from peftlab.count import closed_form
 from peftlab.files import tensors
 from peftlab.methods import Compacter, LoReFT
 
@@ -61,12 +60,9 @@ def test_it_computes_its_equation(method, arch, targets, options):
 
 
 @each
-def test_it_learns_counts_saves_and_comes_off(method, arch, targets, options, tmp_path):
+def test_it_learns(method, arch, targets, options):
     model = attached(method, arch, targets, options)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    assert sum(p.numel() for p in trained) == closed_form(tiny(arch), method, targets, **options) == pl.count(model).trainable
-    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
-    before = [p.detach().clone() for p in trained]
+    optimizer, losses = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2), []
     for _ in range(15):
         loss = model(**batch(arch)).logits.square().mean()
         optimizer.zero_grad()
@@ -74,12 +70,6 @@ def test_it_learns_counts_saves_and_comes_off(method, arch, targets, options, tm
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert all((p != q).any() for p, q in zip(trained, before)), "every parameter receives a gradient"
-    learnt = logits(model, batch(arch))
-    back = pl.load(tiny(arch), pl.save(model, tmp_path, "a"))
-    assert torch.allclose(logits(back, batch(arch)), learnt, atol=1e-6)
-    pl.detach(model)
-    assert torch.equal(logits(model, batch(arch)), logits(tiny(arch), batch(arch)))
 
 
 def test_one_rule_serves_the_whole_model():
@@ -88,21 +78,10 @@ def test_one_rule_serves_the_whole_model():
     assert len(adapted(model, "a")) == 4
 
 
-def test_compacter_starts_nearly_as_the_base_and_cannot_be_merged():
+def test_compacter_starts_nearly_as_the_base():
     model, base = attached(*CASES["Compacter-llama"]), logits(tiny("llama"), batch("llama"))
     assert torch.allclose(logits(model, batch("llama")), base, atol=1e-3)
-    fill(tensors(model, "a"))
-    with pytest.raises(ValueError, match="cannot be merged"):
-        pl.merge(model)
 
-
-def test_loreft_can_be_merged_on_a_linear_layer_only():
-    model = attached(*CASES["LoReFT-bert"])
-    before = logits(model, batch("bert"))
-    pl.merge(model)
-    assert torch.allclose(logits(model, batch("bert")), before, atol=1e-5)
-    with pytest.raises(ValueError, match="cannot be merged"):
-        pl.merge(attached(*CASES["LoReFT-llama"]))
 
 
 @pytest.mark.parametrize("method, options, message", [

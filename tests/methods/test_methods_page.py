@@ -1,7 +1,10 @@
 """docs/methods.md says what the classes say and what the ladder found in this very run."""
 
+import re
+
 import pytest
-from methods_page import PAGE, comparable, page
+from methods_page import PAGE, blanks, comparable, page
+from specs import SPECS
 
 from peftlab import cli
 from peftlab.lab import catalogue
@@ -17,6 +20,17 @@ def test_the_page_is_current(ladder_results, request):
         PAGE.write_text(made, encoding="utf-8")
     advice = "run `python -m pytest tests/methods --write-methods-page`"
     assert comparable(PAGE.read_text(encoding="utf-8")) == comparable(made), advice
+
+
+def test_every_method_is_in_the_table_and_the_table_has_no_blank():
+    assert {spec.method for spec in SPECS} == set(catalogue.every().values())
+    text = PAGE.read_text(encoding="utf-8")
+    assert all(f"\n| {spec.name} | " in text for spec in SPECS)
+    assert blanks(text) == []
+    dash = "\n- PromptTuning: rung 4: "
+    assert dash in text and blanks(text.replace(dash, "\n- PromptTuning: rung 4 on bert: ")) == [("PromptTuning", "4")]
+    row = re.search(r"\| LoRA \|.*", text)[0]
+    assert blanks(text.replace(row, row.replace("yes", "", 1))) == [("LoRA", "5")]
 
 
 def test_rounding_may_differ_and_a_word_may_not():
