@@ -4,7 +4,7 @@
 # **75 minutes** of reading and doing, **60 seconds** of computing on two quiet cores. Before this: lesson 03; lessons 06 and 07
 # say what prompts and biases are.
 #
-# After this page you will be able to say what fine-tuning took from a model, and not only what it gave. You will have built six
+# After this page you will be able to say what fine-tuning took from a model, and not only what it gave. You will have built seven
 # measures, tried each on a model that nobody touched, and used them on three models. And you will know what the sentence "the base is
 # frozen, so nothing is forgotten" takes for granted.
 
@@ -17,7 +17,7 @@ from peftlab.lab import figures, polyglot, probes, records, widgets
 from peftlab.lab.forgetting import switched_off, text_loss
 from peftlab.lab.sweeps import complete, interval
 from peftlab.lab.training import answers, texts, train
-from peftlab.methods import BitFit, LoRA, PromptTuning
+from peftlab.methods import BitFit, LoRA, PiSSA, PromptTuning
 
 # %% [markdown]
 # ## Predict
@@ -38,6 +38,23 @@ predict("forgetting-frozen")
 # - $R_{j,j}$, on the diagonal, is task $j$ just after it was learnt.
 #
 # Below zero, learning has cost skill; above, it has helped. The same idea serves for what the model could do before any of it.
+
+# %%
+invented = torch.tensor([[0.9, 0.1, 0.0], [0.4, 0.8, 0.2], [0.3, 0.6, 0.7]])
+figures.show(
+    figures.table(
+        invented,
+        ["after task 1", "after task 2", "after task 3"],
+        ["task 1", "task 2", "task 3"],
+        "A matrix to be read (invented)",
+        "share of the test right",
+    ),
+    alt="An invented matrix of three rows, one after each task, and three columns, one for each task. Down the first column: 0.90 just after task 1 was "
+    "learnt, then 0.40, then 0.30 at the end. On the diagonal 0.90, 0.80 and 0.70.",
+)
+
+# %% [markdown]
+# Read a column downwards: task 1 went from 0.9, just learnt, to 0.3 at the end. Above the diagonal stands what a task scores before anybody taught it.
 #
 # ## Build it
 #
@@ -424,6 +441,80 @@ assert share["told the task"] > share["Italian always on"]
 # an answer in the wrong language. A better finder is easy here, for the tag names the language. For a question that names nothing, nobody could.
 # "Freezing fully circumvents forgetting" has this somebody in it, unsaid.
 #
+# ### 7. Directions that were not there
+#
+# {{intruder-directions}}
+#
+# Where in a weight does what was learnt stand? Lesson 02 took a matrix apart into directions, the strongest first. Fine-tuning mostly moves those a
+# weight has. Sometimes one leads that was not there at all, an **intruder**, and a paper found that LoRA makes more of them and that they are what
+# forgets ([arXiv:2410.21228](https://arxiv.org/abs/2410.21228)). Write `intruders(before, after, top, below)`, for two weights `(d_out, d_in)`: of the `top`
+# strongest directions that leave `after`, the places (counted from 0, the strongest first) of those whose cosine with *every* one of `before`, either
+# way round, is less than `below`.
+
+
+# %%
+def intruders(before, after, top, below):
+    """Which of the strongest left singular vectors of `after` are like none of `before`."""
+    ### BEGIN SOLUTION
+    old, new = (torch.linalg.svd(W, full_matrices=False)[0] for W in (before, after))
+    alike = (old.T @ new[:, :top]).abs().amax(0)
+    return [i for i in range(top) if alike[i] < below]
+    ### END SOLUTION
+
+
+# %%
+check("intruder-directions", intruders)
+
+# %% [markdown]
+# Merge the LoRA that learnt Italian first, and look into every matrix. Then the test of the claim: scale the intruders down, all that they are, and
+# leave everything else as it was learnt. If they are what forgets, English comes back and Italian stays. Beside it, the same with the whole update.
+# Write down what you expect.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+def block_weights(model):
+    linear = {path: m for path, m in model.named_modules() if isinstance(m, torch.nn.Linear) and ".layers." in path}
+    return {path: layer.weight.detach().clone() for path, layer in linear.items()}
+
+
+pl.use(apart)
+old_weights = block_weights(apart)
+pl.use(apart, "it")
+pl.merge(apart)
+new_weights = block_weights(apart)
+
+parts = {"intruders": {}, "whole update": {}}
+found = {path: [int(i) for i in intruders(old_weights[path], W, 10, 0.5)] for path, W in new_weights.items()}
+for path, W in new_weights.items():
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    parts["intruders"][path] = U[:, found[path]] * S[found[path]] @ Vh[found[path]]
+    parts["whole update"][path] = W - old_weights[path]
+
+scales, scored = [1, 0.75, 0.5, 0.25, 0], {}
+with torch.no_grad():
+    for name, part in parts.items():
+        for scale in scales:
+            for path, W in new_weights.items():
+                apart.get_submodule(path).weight.copy_(W - (1 - scale) * part[path])
+            for language in ("it", "en"):
+                scored.setdefault((language, name), []).append(test_language(apart, language))
+for path, W in new_weights.items():
+    apart.get_submodule(path).weight.data.copy_(W)
+pl.unmerge(apart)
+
+print(f"{sum(map(len, found.values()))} intruders among the 10 strongest directions of each of {len(found)} matrices")
+for (language, name), shares in scored.items():
+    line = "  ".join(f"{scale:g}: {share:4.0%}" for scale, share in zip(scales, shares))
+    print(f"{polyglot.LANGUAGES[language]:8} with the {name:12} scaled to  {line}")
+
+# %% tags=["heavy"]
+assert sum(map(len, found.values())) > 20
+assert scored["it", "intruders"][-1] < 0.1 and scored["en", "intruders"][-1] < 0.1, "neither language without the intruders"
+assert scored["en", "whole update"][-1] > 0.9 and scored["it", "whole update"][-1] < 0.1
+
+# %% [markdown]
+# Without the intruders the Italian is gone, and English is not back. In this model they are where the new language *stands*, and they are not, by
+# themselves, what pushed the old ones out. Is that one adapter's accident? The recorded runs below ask it of four ranks and five seeds.
+#
 # ## At full size: what was learnt against what was lost
 #
 # Nine methods, each at three or four learning rates and with several seeds, learn Italian. Upwards: how much of English, Spanish and French
@@ -549,6 +640,59 @@ def draw_rates(target, method):
 widgets.explore(draw_rates, target=("it", ["es", "it", "tr"]), method=("lora-8", methods))
 
 # %% [markdown]
+# ### Directions that were not there, again
+#
+# The experiment of exercise 7 with full fine-tuning and three ranks, Italian and Turkish, each at a rate that did well above. Each path begins at what
+# training left, the largest marker, and goes on to the intruders, or the whole update of these matrices, scaled to 0.75, 0.5, 0.25 and 0. Recorded by
+# `peftlab record spectra`.
+
+# %% tags=["nbval-ignore-output"]
+spectra = records.load("spectra")
+spectra = complete(spectra[spectra["model"] == "polyglot-350k"])
+rate_of = {"full": 0.001, "lora-1": 0.03, "lora-8": 0.01, "lora-32": 0.01}
+spectra = spectra[spectra["lr"] == spectra["method"].map(rate_of)]
+steps_down = ["", "_{}_0.75", "_{}_0.5", "_{}_0.25", "_{}_0"]
+
+
+def scaled_path(target, method, part):
+    """(learnt, share of the old languages lost, marker size) from as trained down to nothing left of `part`."""
+    means = spectra[(spectra["task"] == target) & (spectra["method"] == method)].mean(numeric_only=True)
+    columns = [step.format(part) for step in steps_down]
+    return [(means[f"learnt{c}"], 1 - means[f"kept{c}"], 3 - 0.6 * i) for i, c in enumerate(columns)]
+
+
+figures.show(
+    figures.tradeoff(
+        {f"{method}, {part}": scaled_path("it", method, part) for part in ("intruders", "update") for method in ("full", "lora-1", "lora-8")},
+        f"Italian with its intruders, or its whole update, scaled down, {spectra['seed'].nunique()} seeds",
+        "share of Italian left",
+        "share of the old languages lost",
+    ),
+    alt="Italian left against old languages lost, six paths from the top right. Scaling the intruders of LoRA of rank 8 moves to the left along the top: "
+    "Italian goes and the old languages stay lost. Full fine-tuning hardly moves: it has few intruders. Rank 1, whose update is one direction, comes down at the left, like the paths of the whole update.",
+)
+for (target, method), rows in spectra.groupby(["task", "method"], sort=False):
+    count, half = interval(rows["intruders"])
+    (left, lost_then, _), (_, lost_first, _) = scaled_path(target, method, "intruders")[-1], scaled_path(target, method, "intruders")[0]
+    print(f"{polyglot.LANGUAGES[target]:8} {method:8} {count:5.1f} ± {half:4.1f} intruders; size of the update {rows['size'].mean():.2f} of the weight's; old languages lost {lost_first:4.0%}, "
+          f"without the intruders {lost_then:4.0%}, and {left:4.0%} of the new one left")  # fmt: skip
+print(records.stamp(spectra))
+
+# %%
+counts = spectra.groupby(["task", "method"])["intruders"].mean()
+for target in ("it", "tr"):
+    assert counts[target, "full"] < counts[target, "lora-1"] < counts[target, "lora-8"] < counts[target, "lora-32"]
+    for method in ("lora-8", "lora-32"):
+        assert scaled_path(target, method, "intruders")[-1][1] > 0.9, "the old languages did not come back"
+assert scaled_path("it", "full", "intruders")[-1][0] > 0.8, "full fine-tuning hardly needs its few"
+assert scaled_path("it", "lora-1", "intruders")[-1][1] < 0.6, "rank 1 is the exception"
+
+# %% [markdown]
+# One half of the paper's finding is here, plainly: LoRA makes many intruders and full fine-tuning few, and more of them the higher the rank. The other
+# half is **not**: taking them away brought the old languages back for rank 1 only, whose whole update is one direction. For the higher ranks it took
+# the new language and gave nothing for it. A tiny model drilled on one thing may be no judge of large ones. The way back that does work, scaling the whole
+# update, is a trade: each step gives up some of the new for some of the old.
+#
 # ### Facts
 #
 # smollm2-135m learns the capitals of forty countries that don't exist, and is asked for what it knew before: real capitals, and other common
@@ -662,18 +806,25 @@ for bias in ("none", "all"):
         returned[f"peft, LoRA with bias={bias!r}"] = torch.allclose(output(theirs), untouched, atol=1e-5)
 
 base, _ = pl.lab.load_base("minilm-l6")
-pl.attach(base, BitFit, ["query", "key", "value", "dense"])
-nudge(base)
-assert not torch.allclose(output(base), untouched, atol=1e-5)
-with switched_off(base):
-    returned["here, BitFit"] = torch.allclose(output(base), untouched, atol=1e-5)
+theirs = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["query", "value"], init_lora_weights="pissa"))
+with theirs.disable_adapter():
+    returned["peft, PiSSA, not even trained"] = torch.allclose(output(theirs), untouched, atol=1e-5)
+
+for name, method, places in (("BitFit", BitFit, ["query", "key", "value", "dense"]), ("PiSSA", PiSSA, ["query", "value"])):
+    base, _ = pl.lab.load_base("minilm-l6")
+    pl.attach(base, method, places)
+    nudge(base)
+    assert not torch.allclose(output(base), untouched, atol=1e-5)
+    with switched_off(base):
+        returned[f"here, {name}"] = torch.allclose(output(base), untouched, atol=1e-5)
 for name, back in returned.items():
     print(f"{name:29} switched off, the base is back: {back}")
-assert returned == {"peft, LoRA with bias='none'": True, "peft, LoRA with bias='all'": False, "here, BitFit": True}
+assert [name for name, back in returned.items() if not back] == ["peft, LoRA with bias='all'", "peft, PiSSA, not even trained"]
 
 # %% [markdown]
 # With `bias="all"` the library trains the base's own biases in place, and there is nothing left to go back to; it warns of it when it is asked
-# to. So "off" is to be tested like everything else. The measures of this course stand in `peftlab/lab/forgetting.py`; yours against them:
+# to. With PiSSA it takes the strongest directions *out* of the base and into the adapter (lesson 04): switched off, the model lacks its best part. Here PiSSA keeps what it
+# took out to itself and leaves the base alone. So "off" is to be tested like everything else. The measures of this course stand in `peftlab/lab/forgetting.py`; yours against them:
 
 # %%
 from peftlab.lab import forgetting
@@ -702,15 +853,15 @@ assert backward_transfer(R) == forgetting.backward_transfer(R)
 #
 # **Negative results, said aloud.** LoRA did not forget less than full fine-tuning when something new had to be learnt, neither languages nor
 # facts; it did when something known was called up. A prompt lost all old languages without learning the new one. Choosing the adapter that is surest
-# was worse than being told. And rank 1 kept less of the old languages than rank 8, on both targets, each at its best rate: fewer parameters are no
+# was worse than being told. Intruders were many with LoRA, as published; taking them out did not bring the old languages back, except at rank 1. And rank 1 kept less of the old languages than rank 8, on both targets, each at its best rate: fewer parameters are no
 # protection.
 #
 # ## Go further
 #
 # - Mix old questions into the new: how few per batch keep English? Which method needs the fewest?
 # - Give the finder of exercise 6 the tag. What does it score now, and which questions could nobody assign?
-# - Scale an adapter down after training, to a half of its update, and draw its path into the first figure.
+# - Scaling the whole update by one number is a trade. Is there a better one, with a number for each layer?
 # - An open question: is there a measure, taken *before* training, that says what a task will cost?
 #
 # Sources: backward transfer, [arXiv:1706.08840](https://arxiv.org/abs/1706.08840); average forgetting, [arXiv:1801.10112](https://arxiv.org/abs/1801.10112); "LoRA learns less and
-# forgets less", [arXiv:2405.09673](https://arxiv.org/abs/2405.09673). Sentences: Hutto and Gilbert, ICWSM 2014. The library: `peft`, Apache-2.0.
+# forgets less", [arXiv:2405.09673](https://arxiv.org/abs/2405.09673); intruders, [arXiv:2410.21228](https://arxiv.org/abs/2410.21228). Sentences: Hutto and Gilbert, ICWSM 2014. The library: `peft`, Apache-2.0.
