@@ -553,7 +553,7 @@ for n in sizes:
         )
 
 # %%
-assert set(verdicts.values()) <= {"on par", "better", "worse", "cannot tell"}
+assert list(verdicts.values()).count("cannot tell") > len(verdicts) / 2, "most comparisons decide nothing"
 for n in sizes:
     for other in ("lora", "full"):
         gaps = [a - b for a, b in zip(tested[n, "bitfit"], tested[n, other])]

@@ -15,6 +15,7 @@ import torch
 import peftlab as pl
 from peftlab.lab import records
 from peftlab.lab.experiments import cost_560m
+from peftlab.lab.sweeps import interval
 
 COMMITTED = sorted(p for p in records.RUNS.glob("*.jsonl") if not p.name.endswith(".toy.jsonl"))
 SLOW = """
@@ -174,6 +175,19 @@ def implausible(found):
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
 def test_what_is_committed_contradicts_nothing_we_know(path):
     assert not implausible(records.read(path))
+
+
+def test_a_run_that_is_deleted_comes_back_within_its_interval(tmp_path):
+    found = records.read(records.RUNS / "random-subspace.jsonl")
+    lost = min(found, key=lambda r: (r["config"]["d"] != 256, r["seconds"]))
+    kept = [json.dumps(r) + "\n" for r in found if r is not lost]
+    (tmp_path / "random-subspace.jsonl").write_text("".join(kept), encoding="utf-8")
+    ((left, back),) = records.record("random-subspace", folder=tmp_path)
+    assert left == 0 and back["config"] == lost["config"] and back["key"] == lost["key"]
+    (seeds,) = [group for group in alike(found, "seed") if lost in group]
+    for measure, value in back["metrics"].items():
+        mean, half = interval([r["metrics"][measure] for r in seeds])
+        assert abs(value - mean) <= max(half * len(seeds) ** 0.5, 0.02), (measure, value, lost["metrics"])  # of one run, not of a mean
 
 
 CASES = {  # what is wrong in each record -> what is said of it

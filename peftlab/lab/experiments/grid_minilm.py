@@ -14,9 +14,7 @@ import torch
 
 import peftlab as pl
 from peftlab.lab.clock import Stopwatch
-from peftlab.lab.experiments.small_and_strong import BLOCKS, sentences, untouched
-from peftlab.lab.texts import retrieval
-from peftlab.lab.training import evaluate, texts, train
+from peftlab.lab.experiments.small_and_strong import BLOCKS, fit_and_test
 from peftlab.methods import IA3, BitFit, LoRA, Pfeiffer
 
 USES = ("minilm-l6", "four-domains")
@@ -72,19 +70,8 @@ def run(config, device):
     model = pl.lab.MeanPoolClassifier(encoder, num_labels=2)
     put_on(model, config["method"])
     model.to(device)
-    learn, validation, test = sentences(config["seed"], config["domain"])
-    learn, collate = learn.select(range(config["sentences"])), texts(tokenizer, max_length=32)
-    how = {"steps": config["steps"], "lr": config["lr"], "batch_size": 16, "seed": config["seed"], "progress": False}
     watch, laps = Stopwatch(device), []
-    trained = train(model, learn, collate, on_step=lambda run: laps.append(watch.lap()), **how)
-    found = {
-        "train_loss": sum(trained.losses[-10:]) / len(trained.losses[-10:]),
-        "validation": evaluate(model, validation, collate, 40).accuracy,
-        "test": evaluate(model, test, collate, 40).accuracy,
-        "always_the_commoner": max(test["label"].count(0), test["label"].count(1)) / len(test),
-        "retrieval": retrieval(encoder, tokenizer, articles=30),
-        "retrieval_before": untouched(),
-    }
+    found = fit_and_test(model, encoder, tokenizer, config, config["domain"], on_step=lambda run: laps.append(watch.lap()))
     if torch.device(device).type == "cuda":
         found["step_seconds"] = statistics.median(laps[3:])
     return found | cost(config["method"])

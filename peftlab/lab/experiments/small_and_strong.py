@@ -67,18 +67,13 @@ def untouched():
     return retrieval(*pl.lab.load_base("minilm-l6"), articles=30)
 
 
-def run(config, device):
-    encoder, tokenizer = pl.lab.load_base("minilm-l6")
-    torch.manual_seed(config["seed"])
-    model = pl.lab.MeanPoolClassifier(encoder, num_labels=2)
-    put_on(model, config["method"])
-    model.to(device)
-    learn, validation, test = sentences(config["seed"])
+def fit_and_test(model, encoder, tokenizer, config, domain="movies", **more):
+    """Train as the configuration says; quality on validation and test, and what is kept of retrieval."""
+    learn, validation, test = sentences(config["seed"], domain)
     learn, collate = learn.select(range(config["sentences"])), texts(tokenizer, max_length=32)
     how = {"steps": config["steps"], "lr": config["lr"], "batch_size": 16, "seed": config["seed"], "progress": False}
-    trained = train(model, learn, collate, **how)
+    trained = train(model, learn, collate, **how, **more)
     return {
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "train_loss": sum(trained.losses[-10:]) / len(trained.losses[-10:]),
         "validation": evaluate(model, validation, collate, 40).accuracy,
         "test": evaluate(model, test, collate, 40).accuracy,
@@ -86,3 +81,13 @@ def run(config, device):
         "retrieval": retrieval(encoder, tokenizer, articles=30),
         "retrieval_before": untouched(),
     }
+
+
+def run(config, device):
+    encoder, tokenizer = pl.lab.load_base("minilm-l6")
+    torch.manual_seed(config["seed"])
+    model = pl.lab.MeanPoolClassifier(encoder, num_labels=2)
+    put_on(model, config["method"])
+    model.to(device)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"trainable": trained} | fit_and_test(model, encoder, tokenizer, config)
