@@ -87,6 +87,10 @@ def load(model, folder, name="default"):
             if file == WEIGHTS and list(folder.glob("*.bin")):
                 raise FileNotFoundError(f"{folder} holds its weights as a .bin file, which can run code when it is opened and "
                                         f"is not read here: have `peft` write it anew, as {WEIGHTS}")
+            inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+            if inside:                                       # `peft` saves each adapter but "default" in a folder of its own
+                raise FileNotFoundError(f"{folder} holds several adapters, {', '.join(inside)}: load each from its own folder, "
+                                        f"such as {folder / inside[0]}")
             raise FileNotFoundError(f"{folder} holds no {file}: an adapter's folder has {CONFIG} and {WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))

@@ -306,3 +306,15 @@ def test_a_magnitude_under_its_longer_name_is_read(tmp_path):
     rewrite(pl.save(model, tmp_path, "a"), lambda s: s.update(
         {k + ".weight": s.pop(k) for k in [k for k in s if "magnitude" in k]}))
     assert torch.equal(logits(pl.load(tiny("llama"), tmp_path), batch("llama")), logits(model, batch("llama")))
+
+
+def test_several_adapters_that_peft_saved_together_are_loaded_one_by_one(tmp_path):
+    together = peft.get_peft_model(tiny("llama"), peft.LoraConfig(target_modules=["q_proj"], r=2), adapter_name="reviews")
+    together.add_adapter("tweets", peft.LoraConfig(target_modules=["v_proj"], r=4))
+    together.save_pretrained(tmp_path)
+    model = tiny("llama")
+    with pytest.raises(FileNotFoundError, match="several adapters, reviews, tweets: load each"):
+        pl.load(model, tmp_path)
+    for name in ("reviews", "tweets"):
+        pl.load(model, tmp_path / name, name)
+    assert list(model.switch.recipe) == ["reviews", "tweets"]
