@@ -81,7 +81,10 @@ def scale_cases(seed):
 
 @rs_scale.observe
 def look_scale(answer, case):
-    return {"scale": float(given(answer(case.r, case.alpha, case.on), (int, float, torch.Tensor), "`scale`"))}
+    scale = given(answer(case.r, case.alpha, case.on), (int, float, torch.Tensor), "`scale`")
+    if isinstance(scale, torch.Tensor) and scale.numel() != 1:
+        raise Unexpected(f"`scale` gave a tensor of shape {tuple(scale.shape)}; expected one number.")
+    return {"scale": float(scale)}
 
 
 @rs_scale.solution
