@@ -285,6 +285,8 @@ check("prefix-cache", prefix_cache)
 # A fresh prefix disturbs: its random values are mixed into everything. **LLaMA-Adapter** gives the prefix a softmax of its own, and a trained number $g$, zero at the start, in front of it:
 #
 # $$\operatorname{attention}(q, K, V) + g\,\operatorname{attention}(q, P_k, P_v)$$
+#
+# Write `gated_prefix(q, K, V, Pk, Pv, gate)`, for one head and without a mask as before. Both attentions divide their scores by the root of the width.
 
 
 # %%

@@ -518,6 +518,17 @@ def parallel_as_pfeiffer(x, attention, feed_forward, one, two, how):
 
 
 @places.slip(
+    "Every detour reads the sum it stands behind, in all three. That is so for one of them: what do the detours of the other two "
+    "read in the picture?"
+)
+def on_the_sum_everywhere(x, attention, feed_forward, one, two, how):
+    x = x + attention(x)
+    x = x + (one(x) if how == "houlsby" else 0)
+    x = x + feed_forward(x)
+    return x + two(x)
+
+
+@places.slip(
     "In all three the last detour reads what the feed-forward part gave. For which of them does the picture say so?"
 )
 def two_reads_h(x, attention, feed_forward, one, two, how):
