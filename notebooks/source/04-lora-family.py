@@ -415,7 +415,7 @@ widgets.explore(first_update, rank=(8, ranks), method=("LoRA", ["LoRA", "rsLoRA"
 # %% [markdown]
 # ## The library
 #
-# `peft` has these as options of one class. One layer each, random `A` and `B`, your function beside its layer.
+# `peft` has rsLoRA, DoRA and PiSSA as options of one class. One layer each, random `A` and `B`, your function beside its layer.
 
 
 # %%

@@ -346,7 +346,7 @@ assert at_the_bend("turned", 300)[2] < 0.5 * at_the_bend("turned", 40)[2]
 
 # %% [markdown]
 # Both begin with half of the inputs on either side. On the turned task the biases push nearly all of them above the bend, where relu is a straight line, and the layer bends less and less. On the bent task the bend stays where it was, in
-# the middle of the inputs: there it is used. So an adapter can *learn* not to bend. Nobody tells it to, and it never gets all the way: that is what it leaves of the error.
+# the middle of the inputs: there it is used. So an adapter can *learn* to bend less. Nobody tells it to, and within these steps it does not get all the way.
 #
 # ### 5. The widest adapter for a budget
 #
