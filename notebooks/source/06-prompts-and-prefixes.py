@@ -502,9 +502,10 @@ figures.show(
     "rank eight falls at the far end, of rank one earlier; the prefix learns more than half of the two nearest languages, less of "
     "the next two, and nothing from Polish on; prompts learn a little of the nearest languages or nothing.",
 )
+print(f"{'percent right':13} {'nats':>5}", *(f"{label:>12}" for label in named.values()), sep="  ")
 for t, d in distance.items():
-    told = (f"{label} {learnt[t, m][0]:6.1%} ± {learnt[t, m][1]:5.1%}" for m, label in named.items())
-    print(f"{polyglot.LANGUAGES[t]:11} {d:5.2f}", *told, sep="  ")
+    told = (f"{100 * learnt[t, m][0]:5.1f} ± {100 * learnt[t, m][1]:4.1f}" for m in named)
+    print(f"{polyglot.LANGUAGES[t]:13} {d:5.2f}", *told, sep="  ")
 print(f"{runs['seed'].nunique()} seeds. {records.stamp(runs)}")
 
 # %%
