@@ -292,7 +292,7 @@ figures.show(
 # For the start it has been done properly: Italian again, rank eight, twice the steps, three learning rates each, five seeds. Of the rates the one counts whose loss was lowest at
 # the end. Beside PiSSA stand OLoRA, which starts from another decomposition of the weight, and MiCA, which keeps `B` where the weight is weakest and trains `A` alone.
 #
-# Each seed gave every method the same examples in the same order. So the difference is taken seed by seed, and the interval (95 %) is that of the differences. Does it hold
+# Each seed gave every method the same examples in the same order. So the difference is taken seed by seed, and the interval is that of the differences. Does it hold
 # zero? Then the two cannot be told apart.
 
 # %% tags=["nbval-ignore-output"]
