@@ -151,7 +151,7 @@ def lines(x, series, title, xlabel, ylabel, marks=8):
         offset = i * every // max(1, len(series))            # markers of two lines that coincide stand side by side
         axes.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markevery=(offset, every), label=name)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None), xlim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=all(float(one).is_integer() for one in x))
     if len(series) > 1:
         fig.legend(loc="outside right center", frameon=False)
     return fig
@@ -377,7 +377,7 @@ def budget(kept):
     image = axes.imshow([[kept[s][p] for s in steps] for p in paths], cmap="cividis", aspect="auto", vmin=0)
     axes.set_xticks(range(len(steps)), steps)
     axes.set_yticks(range(len(paths)), [p.replace("model.layers.", "").replace(".weight", "") for p in paths], size=7)
-    axes.set(title="Where the budget goes", xlabel="step")
+    axes.set(title="Where the budget goes", xlabel="step", ylabel="block and linear layer")
     fig.colorbar(image, label="triplets kept")
     return fig
 
@@ -427,7 +427,8 @@ def trained_places(layers=3, virtual=3, words=4):
 
 def patterns(panels, title, xlabel, ylabel):
     """Attention weights from zero to one side by side, dark is much: `panels` maps a name to (queries, keys)."""
-    fig = Figure(figsize=(8.2, 2.9), layout="constrained")
+    fig = Figure(figsize=(8.2, 3.3), layout="constrained")
+    fig.get_layout_engine().set(h_pad=0.12)
     for axes, (name, weights) in zip(fig.subplots(1, len(panels), sharey=True), panels.items()):
         image = axes.imshow(weights.numpy(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
         axes.set(title=name, xlabel=xlabel)

@@ -8,7 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..exercise import Case, Exercise, Question
+from ..exercise import Case, Exercise, Question, Unexpected
 from ..observing import changed, fresh, given, gradients, pair
 
 LESSON = "04-lora-family"
@@ -81,7 +81,10 @@ def scale_cases(seed):
 
 @rs_scale.observe
 def look_scale(answer, case):
-    return {"scale": float(given(answer(case.r, case.alpha, case.on), (int, float, torch.Tensor), "`scale`"))}
+    scale = given(answer(case.r, case.alpha, case.on), (int, float, torch.Tensor), "`scale`")
+    if isinstance(scale, torch.Tensor) and scale.numel() != 1:
+        raise Unexpected(f"`scale` gave a tensor of shape {tuple(scale.shape)}; expected one number.")
+    return {"scale": float(scale)}
 
 
 @rs_scale.solution
@@ -129,6 +132,16 @@ def times_root(r, alpha, rank_stabilised):
 @rs_scale.slip("You divide by the square of the rank. Which way was the exponent to move, away from one?")
 def square(r, alpha, rank_stabilised):
     return alpha / r**2 if rank_stabilised else alpha / r
+
+
+@rs_scale.slip("Alpha plays no part in your scale. What should happen to the update when someone doubles it?")
+def alpha_forgotten(r, alpha, rank_stabilised):
+    return 1 / (r**0.5 if rank_stabilised else r)
+
+
+@rs_scale.slip("With the switch on the root is taken of alpha, and the rank is left as it is. What does the root belong to?")
+def root_of_alpha(r, alpha, rank_stabilised):
+    return (alpha**0.5 if rank_stabilised else alpha) / r
 
 
 # ================================================================ DoRA
@@ -244,6 +257,39 @@ def unscaled(x, weight, bias, A, B, magnitude, alpha):
     return F.linear(x, V * (magnitude / V.norm(dim=1).detach())[:, None], bias)
 
 
+@dora.slip("The update is multiplied by alpha and by nothing else. What is alpha divided by, as in lesson 03?")
+def alpha_undivided(x, weight, bias, A, B, magnitude, alpha):
+    V = weight + alpha * B @ A
+    return F.linear(x, V * (magnitude / V.norm(dim=1).detach())[:, None], bias)
+
+
+@dora.slip("The frozen rows get a new length, and no update turns them. Where do A and B come in?")
+def no_update(x, weight, bias, A, B, magnitude, alpha):
+    return F.linear(x, weight * (magnitude / weight.norm(dim=1))[:, None], bias)
+
+
+@dora.slip("This is LoRA: the lengths of the rows are what they happen to be. What is `magnitude` for?")
+def plain_lora(x, weight, bias, A, B, magnitude, alpha):
+    return F.linear(x, _V(weight, A, B, alpha), bias)
+
+
+@dora.slip("The length is given to the frozen rows, and the update added afterwards. Which rows are to have that length in the end?")
+def update_added_last(x, weight, bias, A, B, magnitude, alpha):
+    turned = weight * (magnitude / weight.norm(dim=1))[:, None]
+    return F.linear(x, turned + alpha / len(A) * B @ A, bias)
+
+
+@dora.slip("You divide by the sum of the squares. What is still to be taken of it before it is a length?")
+def squared_length(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V * (magnitude / V.square().sum(1).detach())[:, None], bias)
+
+
+@dora.slip("The bias is missing. What else does the layer add?")
+def no_bias(x, weight, bias, A, B, magnitude, alpha):
+    return by_rows(x, weight, torch.zeros_like(bias), A, B, magnitude, alpha)
+
+
 # ================================================================ PiSSA
 
 pissa = Exercise(
@@ -276,8 +322,8 @@ def pissa_cases(seed):
 def look_pissa(answer, case):
     inputs = fresh({"W": case.weight})
     A, B = (t.detach() for t in pair(answer(inputs["W"], case.r, case.alpha), "`pissa_start`", "A and B"))
-    seen = {"shapes of A and B": [list(A.shape), list(B.shape)]}
-    if seen["shapes of A and B"] == [[case.r, case.weight.shape[1]], [len(case.weight), case.r]]:
+    seen = {"shapes of A and B": f"{tuple(A.shape)} and {tuple(B.shape)}"}
+    if A.shape == (case.r, case.weight.shape[1]) and B.shape == (len(case.weight), case.r):
         seen["alpha / r times B A"] = case.alpha / case.r * B @ A
         seen["lengths of the rows of A"], seen["lengths of the columns of B"] = A.norm(dim=1), B.norm(dim=0)
     return seen | {"changed in place": changed({"W": case.weight}, inputs)}
@@ -353,6 +399,46 @@ def like_lora(weight, r, alpha):
     return (S * r / alpha).sqrt()[:, None] * Vh, torch.zeros_like(U)
 
 
+@pissa.slip("The factor that undoes `alpha / r` stands outside the root, so it is in both A and B. How often is it in their product?")
+def factor_not_rooted(weight, r, alpha):
+    U, S, Vh = _parts(weight, r)
+    root = S.sqrt() * r / alpha
+    return root[:, None] * Vh, U * root
+
+
+@pissa.slip("You multiply by `alpha / r`, and the layer does so once more. Which factor takes that out again?")
+def factor_upside_down(weight, r, alpha):
+    U, S, Vh = _parts(weight, r)
+    root = (S * alpha / r).sqrt()
+    return root[:, None] * Vh, U * root
+
+
+@pissa.slip("Alpha is taken out, and the rank is left in. What is the whole factor that stands before B A?")
+def alpha_alone(weight, r, alpha):
+    U, S, Vh = _parts(weight, r)
+    root = (S / alpha).sqrt()
+    return root[:, None] * Vh, U * root
+
+
+@pissa.slip("A and B have changed places. Which of them meets the input first?")
+def changed_places(weight, r, alpha):
+    return by_roots(weight, r, alpha)[::-1]
+
+
+@pissa.slip("All parts of the weight are in there. How many of them were asked for?")
+def all_parts(weight, r, alpha):
+    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    root = (S * r / alpha).sqrt()
+    return root[:, None] * Vh, U * root
+
+
+@pissa.slip("You took columns of what `svd` gives third. It comes transposed already: where in it does the strongest part lie?")
+def columns_of_vh(weight, r, alpha):
+    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    root = (S[:r] * r / alpha).sqrt()
+    return root[:, None] * Vh[:, :r].T, U[:, :r] * root
+
+
 as_lora = Exercise(
     "pissa-as-lora",
     lesson=LESSON,
@@ -382,9 +468,12 @@ def as_lora_cases(seed):
 @as_lora.observe
 def look_as_lora(answer, case):
     inputs = fresh(case.tensors)
-    A, B, alpha = given(answer(**inputs, alpha=case.alpha), (tuple, list), "`as_lora`")
+    out = given(answer(**inputs, alpha=case.alpha), (tuple, list), "`as_lora`")
+    if len(out) != 3:
+        raise Unexpected(f"`as_lora` gave {len(out)} things; expected three: A, B and alpha.")
+    A, B, alpha = out
     A, B = given(A, torch.Tensor, "`as_lora`, first,"), given(B, torch.Tensor, "`as_lora`, second,")
-    seen = {"shape of A": list(A.shape), "shape of B": list(B.shape), "alpha": float(alpha)}
+    seen = {"shape of A": str(tuple(A.shape)), "shape of B": str(tuple(B.shape)), "alpha": float(alpha)}
     if A.shape[0] == B.shape[1]:
         seen["the update, alpha / rank times B A"] = alpha / len(A) * B @ A
     return seen | {"changed in place": changed(case.tensors, inputs)}
@@ -481,6 +570,10 @@ def look_keep(answer, case):
     scores = fresh(case.scores)
     kept = given(answer(scores, case.budget), dict, "`keep_best`")
     kept = {name: given(mask, torch.Tensor, f"`{name}`") for name, mask in kept.items()}
+    for name, mask in kept.items():
+        if name in scores and (mask.shape != scores[name].shape or bool(((mask != 0) & (mask != 1)).any())):
+            shape = tuple(scores[name].shape)
+            raise Unexpected(f"`{name}` has no mask. A mask has the shape of the scores, {shape}, and is true or false for each of them.")
     seen = {"kept in all": int(sum(mask.sum() for mask in kept.values()))}
     seen["which"] = {name: [bool(k) for k in mask.flatten()] for name, mask in kept.items()}
     return seen | {"changed in place": changed(case.scores, scores)}
@@ -541,6 +634,11 @@ def relative(scores, budget):
     return by_a_mark({name: s / s.sum() for name, s in scores.items()}, budget)
 
 
+@keep.slip("Every layer keeps the whole budget. Is it meant for each of them or for all together?")
+def the_budget_for_each(scores, budget):
+    return {name: s >= s.topk(min(budget, len(s))).values[-1] for name, s in scores.items()}
+
+
 @keep.slip("Nothing is switched off. How many may stay?")
 def everything(scores, budget):
     return {name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()}
@@ -580,9 +678,15 @@ def look_plus(answer, case):
     names = {id(p): n for n, p in parameters.items()}
     seen = {}
     for group in made:
-        for p in given(group, dict, "an entry of `groups`")["params"]:
-            seen.setdefault(names[id(p)], []).append(round(float(group.get("lr", 0)), 9))
-    return {"learning rates": dict(sorted(seen.items()))}
+        if "params" not in given(group, dict, "an entry of `groups`"):
+            raise Unexpected(f"a group has no `params`; it has {', '.join(map(str, group)) or 'nothing'}.")
+        params = group["params"]  # one alone will do for an optimizer
+        for p in [params] if isinstance(params, torch.Tensor) else params:
+            if id(p) not in names:
+                raise Unexpected(f"`params` holds a {type(p).__name__}; expected the parameters themselves.")
+            rate = f"{float(group['lr']):.6g}" if "lr" in group else "none of its own"
+            seen.setdefault(names[id(p)], []).append(rate)
+    return {"learning rates": {name: " and ".join(rates) for name, rates in sorted(seen.items())}}
 
 
 @plus.solution
@@ -640,3 +744,26 @@ def only_B(named_parameters, lr, ratio):
 @plus.slip("A's rate was lowered, B's left at `lr`. Whose rate is `lr`?")
 def lowered_A(named_parameters, lr, ratio):
     return [{"params": [p], "lr": lr if "lora_B" in n else lr / ratio} for n, p in named_parameters if p.requires_grad]
+
+
+@plus.slip("Each B is in two groups, and an optimizer refuses that. Which group must it stay out of?")
+def B_twice(named_parameters, lr, ratio):
+    trained = [(n, p) for n, p in named_parameters if p.requires_grad]
+    fast = [p for n, p in trained if "lora_B" in n]
+    return [{"params": [p for _, p in trained], "lr": lr}, {"params": fast, "lr": lr * ratio}]
+
+
+@plus.slip("A parameter with a B somewhere in its name learns faster too. By what can you tell a `B` of LoRA?")
+def any_B(named_parameters, lr, ratio):
+    return [{"params": [p], "lr": lr * ratio if "B" in n else lr} for n, p in named_parameters if p.requires_grad]
+
+
+@plus.slip("Something trainable is in no group: the head. What was to learn at `lr`?")
+def head_left_out(named_parameters, lr, ratio):
+    return one_each([(n, p) for n, p in named_parameters if "lora_" in n], lr, ratio)
+
+
+@plus.slip("What is not a B has no rate of its own. Which one will the optimizer give it, if nobody says?")
+def no_rate_for_the_rest(named_parameters, lr, ratio):
+    trained = [(n, p) for n, p in named_parameters if p.requires_grad]
+    return [{"params": [p], "lr": lr * ratio} if "lora_B" in n else {"params": [p]} for n, p in trained]

@@ -4,6 +4,7 @@ Shapes everywhere: h and x (..., d), D (m, d), a (m,), U (d, m), b (d,). A "deto
 """
 
 import statistics
+import time
 
 import torch
 import torch.nn.functional as F
@@ -172,6 +173,11 @@ def down_detached(h, D, a, U, b, f):
     return F.linear(f(F.linear(h, D.detach(), a.detach())), U, b)
 
 
+@bottleneck.slip("One particular function bends here, whichever is handed in. What is the argument `f` for?")
+def relu_always(h, D, a, U, b, f):
+    return by_linear(h, D, a, U, b, torch.relu)
+
+
 # ================================================================ the start
 
 start = Exercise(
@@ -206,14 +212,15 @@ def _four(value):
 @start.observe
 def look_start(answer, case):
     parts = _four(answer(case.d, case.m))
-    seen = {f"shape of {n}": list(t.shape) for n, t in zip("DaUb", parts)}
-    if list(seen.values()) != [[case.m, case.d], [case.m], [case.d, case.m], [case.d]]:
+    seen = {f"shape of {n}": str(tuple(t.shape)) for n, t in zip("DaUb", parts)}
+    if [tuple(t.shape) for t in parts] != [(case.m, case.d), (case.m,), (case.d, case.m), (case.d,)]:
         return seen
     h = draws(case.seed)(32, case.d)
     D, a, U, b = (t.clone().requires_grad_() for t in parts)
     added = F.linear(F.silu(F.linear(h, D, a)), U, b)
     share = float(added.norm() / h.norm())
-    seen["what is added, beside h"] = "less than a tenth" if share < 0.1 else f"about {float(f'{share:.1g}'):g} times"
+    seen["what is added is less than a tenth of h"] = share < 0.1
+    seen["_share"] = share
     target = draws(case.seed + 1)(32, case.d)
     (added - target).square().mean().backward()
     seen["a gradient reaches D or U"] = bool(D.grad.any()) or bool(U.grad.any())
@@ -222,6 +229,13 @@ def look_start(answer, case):
     seen["the biases are zero"] = not bool(parts[1].any() or parts[3].any())
     seen["a second call draws others"] = not torch.equal(_four(answer(case.d, case.m))[0], parts[0])
     return seen
+
+
+@start.evidence
+def how_large(cases, seen, expected):
+    for case, one in zip(cases, seen):
+        if one.get("_share", 0) >= 0.1:
+            return f"At `d = {case.d}` and `m = {case.m}` what you add has {one['_share']:.1f} times the size of h."
 
 
 @start.solution
@@ -248,7 +262,7 @@ def uniform(d, m):
     return D, D.new_zeros(m), U, U.new_zeros(d)
 
 
-@start.slip("The model is disturbed before the first step: what you add is as large as h. Which factor is missing?")
+@start.slip("The model is disturbed before the first step: what you add is not small beside h. Which factor is missing?")
 def not_small(d, m):
     return torch.randn(m, d), torch.zeros(m), torch.randn(d, m), torch.zeros(d)
 
@@ -495,6 +509,43 @@ def houlsby_always(x, attention, feed_forward, one, two, how):
     return three_branches(x, attention, feed_forward, one, two, "houlsby")
 
 
+@places.slip(
+    "The parallel adapter reads what Pfeiffer's reads: the sum behind the feed-forward part. What stands *beside* that part, and "
+    "reads what it reads?"
+)
+def parallel_as_pfeiffer(x, attention, feed_forward, one, two, how):
+    return three_branches(x, attention, feed_forward, one, two, "pfeiffer" if how == "parallel" else how)
+
+
+@places.slip(
+    "Every detour reads the sum it stands behind, in all three. That is so for one of them: what do the detours of the other two "
+    "read in the picture?"
+)
+def on_the_sum_everywhere(x, attention, feed_forward, one, two, how):
+    x = x + attention(x)
+    x = x + (one(x) if how == "houlsby" else 0)
+    x = x + feed_forward(x)
+    return x + two(x)
+
+
+@places.slip(
+    "In all three the last detour reads what the feed-forward part gave. For which of them does the picture say so?"
+)
+def two_reads_h(x, attention, feed_forward, one, two, how):
+    h = attention(x)
+    x = x + h + (one(h) if how == "houlsby" else 0)
+    h = feed_forward(x)
+    return x + h + two(h)
+
+
+@places.slip("Houlsby's detours replace what the two layers gave. A detour returns what is to be added: where is h?")
+def houlsby_replaced(x, attention, feed_forward, one, two, how):
+    if how != "houlsby":
+        return three_branches(x, attention, feed_forward, one, two, how)
+    x = x + one(attention(x))
+    return x + two(feed_forward(x))
+
+
 # ================================================================ does it bend
 
 bends = Exercise(
@@ -538,6 +589,8 @@ def bends_cases(seed):
 def look_bends(answer, case):
     x, y = case.x.clone(), case.y.clone()
     bend = given(answer(case.f, x, y), (float, int, torch.Tensor), "`bend`")
+    if isinstance(bend, bool):
+        raise Unexpected("`bend` gave yes or no; expected a number, the size of the difference.")
     if isinstance(bend, torch.Tensor) and bend.numel() != 1:
         raise Unexpected(
             f"`bend` gave a tensor of shape {tuple(bend.shape)}; expected one number, the size of the difference."
@@ -546,7 +599,7 @@ def look_bends(answer, case):
     size = float(case.f(case.x).norm())
     return {
         "is zero, up to rounding": abs(bend) < 1e-9 * size,
-        "bend": round(bend / size, 7),
+        "bend, as a share of the size of f(x)": round(bend / size, 7),
         "changed in place": changed({"x": case.x, "y": case.y}, {"x": x, "y": y}),
     }
 
@@ -618,6 +671,29 @@ def sizes_first(f, x, y):
     return (f(x + y) + f(torch.zeros_like(x))).norm() - (f(x) + f(y)).norm()
 
 
+@bends.slip(
+    "The bias is taken off f(x) and off f(y), and f(x + y) keeps its own. Does every function W x + c come out at zero then?"
+)
+def bias_left_in_the_sum(f, x, y):
+    c = f(torch.zeros_like(x))
+    return (f(x + y) - (f(x) - c) - (f(y) - c)).norm()
+
+
+@bends.slip("This is a share of the output. Was a share asked for, or the size of the difference itself?")
+def as_a_part(f, x, y):
+    return put_back(f, x, y) / f(x + y).norm()
+
+
+@bends.slip("The squares are averaged, not added up. What is the size of a vector?")
+def mean_of_squares(f, x, y):
+    return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).square().mean().sqrt()
+
+
+@bends.slip("The amounts are added up as they are. What is done to each of them before the sum, and to the sum?")
+def sum_of_amounts(f, x, y):
+    return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).abs().sum()
+
+
 # ================================================================ the width for a budget
 
 width = Exercise(
@@ -647,6 +723,8 @@ def width_cases(seed):
         (64, 4, 1, -10),
         (32, 1, 40, 31),
         (48, 6, 9, -241),
+        (2, 3, 4, 8),
+        (64, 4, 1, -600),
     ):
         budget = n * (2 * d * m + m + d) + spare
         cases.append(Case(f"`budget = {budget:,}`, `d = {d}`, `places = {n}`", budget=budget, d=d, places=n))
@@ -720,6 +798,21 @@ def at_least_one(budget, d, places):
     return max(1, solved(budget, d, places))
 
 
+@width.slip("You round to the nearest, and the budget is sometimes exceeded. To which side must a width be rounded here?")
+def rounded_to_the_nearest(budget, d, places):
+    return max(0, round((budget / places - d) / (2 * d + 1)))
+
+
+@width.slip("A budget that does not even pay for the biases gives a width below zero. What is to come out then?")
+def below_zero(budget, d, places):
+    return (budget // places - d) // (2 * d + 1)
+
+
+@width.slip("The bias of the way up, d numbers, is counted once for each of the m. How many has one place?")
+def up_bias_times_m(budget, d, places):
+    return budget // (places * (3 * d + 1))
+
+
 # ================================================================ how much slower
 
 slowdown = Exercise(
@@ -745,6 +838,7 @@ class Machine:
 
     def __init__(self, base, adapted, first, drift, hiccup):
         self.now, self.calls, self.first, self.drift, self.hiccup = 0.0, [], first, drift, hiccup
+        self.asked = 0
         self.base, self.adapted = self.takes("base", base), self.takes("adapted", adapted)
 
     def takes(self, name, seconds):
@@ -759,6 +853,7 @@ class Machine:
         return run
 
     def clock(self):
+        self.asked += 1
         return self.now
 
 
@@ -777,7 +872,9 @@ def slowdown_cases(seed):
 def look_slowdown(answer, case):
     machine = Machine(*case.machine)
     ratio = given(answer(machine.base, machine.adapted, machine.clock, case.rounds), (int, float), "`slowdown`")
-    return {"calls of each": [machine.calls.count("base"), machine.calls.count("adapted")], "ratio": float(ratio)}
+    calls = f"{machine.calls.count('base')} of `base`, {machine.calls.count('adapted')} of `adapted`"
+    seen = {"`clock` was asked": machine.asked > 0, "calls": calls}
+    return seen | ({"ratio": float(ratio)} if machine.asked else {})  # by another clock it says nothing
 
 
 def _time(run, clock):
@@ -889,6 +986,53 @@ def best_round(base, adapted, clock, rounds):
     return min(a / b for b, a in _pairs(base, adapted, clock, rounds))
 
 
+@slowdown.slip("You took the time from another clock. Which one were you given?")
+def another_clock(base, adapted, clock, rounds):
+    return median_of_ratios(base, adapted, time.perf_counter, rounds)
+
+
+@slowdown.slip(
+    "You divide two medians. They may come from different rounds: what if the machine was slower in one of them than in the other?"
+)
+def ratio_of_medians(base, adapted, clock, rounds):
+    pairs = _pairs(base, adapted, clock, rounds)
+    return statistics.median(a for _, a in pairs) / statistics.median(b for b, _ in pairs)
+
+
+@slowdown.slip("`adapted` comes first in each round. On a machine that grows slower, whom does that favour, and what was asked for?")
+def adapted_first(base, adapted, clock, rounds):
+    pairs = _pairs(adapted, base, clock, rounds)
+    return statistics.median(a / b for a, b in pairs)
+
+
+@slowdown.slip("You divide what the clock shows. What must be taken from a time on a clock before it says how long something took?")
+def clock_by_clock(base, adapted, clock, rounds):
+    base()
+    adapted()
+    ratios = []
+    for _ in range(rounds):
+        base()
+        between = clock()
+        adapted()
+        ratios.append(clock() / between)
+    return statistics.median(ratios)
+
+
+@slowdown.slip("This is the time of both together. Between which two calls does the clock have to be asked as well?")
+def both_together(base, adapted, clock, rounds):
+    base()
+    adapted()
+    return statistics.median(_time(lambda: (base(), adapted()), clock) for _ in range(rounds))
+
+
+@slowdown.slip("Each is measured in one stretch, and no median is taken. What does one interruption do to such a stretch?")
+def two_stretches(base, adapted, clock, rounds):
+    base()
+    adapted()
+    before = _time(lambda: [base() for _ in range(rounds)], clock)
+    return _time(lambda: [adapted() for _ in range(rounds)], clock) / before
+
+
 # ================================================================ fusion
 
 fusion = Exercise(
@@ -929,8 +1073,8 @@ def look_fusion(answer, case):
         raise Unexpected(f"`fuse` gave {len(out)} things; expected two: what replaces h, and the weights.")
     mixed, weights = (given(t, torch.Tensor, "`fuse`").detach() for t in out)
     n, shape = len(case.tensors["outputs"]), case.tensors["h"].shape
-    seen = {"shape of the weights": list(weights.shape), "shape of what replaces h": list(mixed.shape)}
-    if list(weights.shape) == [n, *shape[:-1]]:
+    seen = {"shape of the weights": str(tuple(weights.shape)), "shape of what replaces h": str(tuple(mixed.shape))}
+    if weights.shape == (n, *shape[:-1]):
         seen["the weights of one h add up to"] = (
             "one" if torch.allclose(weights.sum(0), torch.ones_like(weights[0])) else "something else"
         )
@@ -1022,3 +1166,36 @@ def hard_choice(h, outputs, Q, K, V):
 def values_from_h(h, outputs, Q, K, V):
     weights = step_by_step(h, outputs, Q, K, V)[1]
     return (weights.unsqueeze(-1) * F.linear(h, V)).sum(0), weights
+
+
+@fusion.slip("The two things come in the other order. Which was asked for first?")
+def weights_first(h, outputs, Q, K, V):
+    return step_by_step(h, outputs, Q, K, V)[::-1]
+
+
+@fusion.slip("The weighted values are averaged over the adapters. The weights add up to one already: what is left to divide by?")
+def averaged_once_more(h, outputs, Q, K, V):
+    mixed, weights = step_by_step(h, outputs, Q, K, V)
+    return mixed / len(outputs), weights
+
+
+@fusion.slip("The weights are right, and what you mix is weighted by none of them. What are they for?")
+def weights_unused(h, outputs, Q, K, V):
+    return F.linear(outputs, V).mean(0), step_by_step(h, outputs, Q, K, V)[1]
+
+
+@fusion.slip("Every number has a weight of its own. A score is one number for each adapter: over what is it summed?")
+def no_sum_over_d(h, outputs, Q, K, V):
+    weights = (F.linear(h, Q) * F.linear(outputs, K)).softmax(0)
+    return (weights * F.linear(outputs, V)).sum(0), weights
+
+
+@fusion.slip("Each weight is found by itself, without the others. What makes the weights of one h add up to one?")
+def by_sigmoid(h, outputs, Q, K, V):
+    weights = (F.linear(h, Q) * F.linear(outputs, K)).sum(-1).sigmoid()
+    return (weights.unsqueeze(-1) * F.linear(outputs, V)).sum(0), weights
+
+
+@fusion.slip("h is taken off the outputs first. What do keys and values read in the equation: the detours, or what the adapters made of h?")
+def detours_alone(h, outputs, Q, K, V):
+    return step_by_step(h, outputs - h, Q, K, V)

@@ -90,7 +90,7 @@ def look_prompt(answer, case):
         raise Unexpected(f"`with_prompt` gave {len(out)} things; expected three: embeddings, mask, labels.")
     embeds, mask, labels = (given(part, torch.Tensor, "each of the three") for part in out)
     seen = {
-        "shapes": [list(t.shape) for t in (embeds, mask, labels)],
+        "shapes": ", ".join(str(tuple(t.shape)) for t in (embeds, mask, labels)),
         "embeddings": embeds.detach().clone(),
         "mask": mask.double(),
         "labels": labels.double(),
@@ -172,6 +172,18 @@ with_prompt.slip("What was hidden is seen: the mask is all ones. What of the tex
 )
 
 
+with_prompt.slip("The labels are as they were, and the text has grown by n places. How long must they be?")(
+    lambda P, embeds, mask, labels: (*_prompted(P, embeds, mask, labels)[:2], labels), "labels-forgotten"
+)
+with_prompt.slip("The mask is as it was, and the text has grown by n places. How long must it be?")(
+    lambda P, embeds, mask, labels: (_prompted(P, embeds, mask, labels)[0], mask, F.pad(labels, (len(P), 0), value=-100)),
+    "mask-forgotten",
+)
+with_prompt.slip("The label at the prompt's places is -1, which stands for nothing. Which one does a loss of PyTorch pass over?")(
+    lambda P, embeds, mask, labels: _prompted(P, embeds, mask, labels, said=-1), "labels-of-minus-one"
+)
+
+
 # ================================================================ where a prompt starts
 
 start = Exercise(
@@ -179,7 +191,7 @@ start = Exercise(
     lesson=LESSON,
     title="Start from words",
     signature="prompt_from_words(table, ids, n)",
-    why="Started at random a prompt often learns nothing, and the start is all that differs.",
+    why="Two prompts that differ in their start alone can end far apart.",
     points=1,
     minutes=5,
     difficulty=1,
@@ -207,6 +219,8 @@ def look_start(answer, case):
     table, ids = case.table.clone(), list(case.ids)
     P = given(answer(table, ids, case.n), torch.Tensor, "`prompt_from_words`")
     seen = {"prompt": P.detach().clone(), "the ids afterwards": ids}
+    if P.shape == (case.n, table.shape[1]) and P.dim() and 0 in P.stride():
+        raise Unexpected("the prompt holds one place of memory more than once, so that no training step can change it: copy it.")
     with torch.no_grad():
         P.add_(1)  # a training step
     return seen | {"the table, after the prompt was trained": table}
@@ -259,6 +273,18 @@ start.slip("When the words run out, zeros follow. No token of the model looks li
 def the_last_words(table, ids, n):
     kept = ids[-n:] if len(ids) > n else ids
     return table[[kept[i % len(kept)] for i in range(n)]]
+
+
+@start.slip("There are too few tokens where there were too few words. With which word does the text begin again?")
+def the_words_alone(table, ids, n):
+    return table[ids[:n]]
+
+
+@start.slip("The words are right; but the caller's list of ids has grown. Whose list did you lengthen?")
+def ids_lengthened(table, ids, n):
+    while len(ids) < n:
+        ids += ids
+    return table[ids[:n]]
 
 
 # ================================================================ prefix attention
@@ -350,6 +376,20 @@ prefix_attention.slip("This is the attention of the untouched layer. Where does 
 )
 
 
+prefix_attention.slip("The scores are multiplied by the root of the width. Should a wide head look more sharply than a narrow one?")(
+    lambda q, K, V, Pk, Pv: _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]), K.shape[-1] ** -0.5), "times-the-root"
+)
+prefix_attention.slip("You divide by the root of how many words there are. Whose root keeps the scores near one?")(
+    lambda q, K, V, Pk, Pv: _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]), len(K) ** 0.5), "root-of-the-words"
+)
+prefix_attention.slip("Prefix and text count half each, whatever the query says. Who decides between them in one softmax?")(
+    lambda q, K, V, Pk, Pv: (_attend(q, K, V) + _attend(q, Pk, Pv)) / 2, "half-and-half"
+)
+prefix_attention.slip("Scores are used as weights. What makes them positive, and adds them up to one?")(
+    lambda q, K, V, Pk, Pv: q @ torch.cat([Pk, K]).T / K.shape[-1] ** 0.5 @ torch.cat([Pv, V]), "no-softmax"
+)
+
+
 # ================================================================ the algebra
 
 split = Exercise(
@@ -375,7 +415,7 @@ def look_split(answer, case):
     inputs, before = fresh(case.tensors), fresh(case.tensors)
     share, pull = pair(answer(**inputs), "`prefix_split`", "the share, (queries,), and the pull, (queries, width)")
     return {
-        "shapes": [list(share.shape), list(pull.shape)],
+        "shapes": f"{tuple(share.shape)} and {tuple(pull.shape)}",
         "share": share.detach().clone(),
         "pull": pull.detach().clone(),
         "changed in place": changed(before, inputs),
@@ -459,6 +499,35 @@ def pull_of_keys(q, K, V, Pk, Pv):
     return front.sum(-1), front @ Pk / front.sum(-1, keepdim=True)
 
 
+@split.slip("Your shares are all one: the softmax runs over the prefix alone. Out of which whole is the share taken?")
+def share_of_itself(q, K, V, Pk, Pv):
+    _, pull = from_the_weights(q, K, V, Pk, Pv)
+    return torch.ones_like(pull[:, 0]), pull
+
+
+@split.slip("Your pull is what the whole head hands on. Which words take no part in what attention to the prefix alone would give?")
+def pull_of_all(q, K, V, Pk, Pv):
+    front, _ = _shares(q, K, Pk)
+    return front.sum(-1), _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]))
+
+
+@split.slip("The share is that of other columns. In which order did you put prefix and text together, and which columns did you take?")
+def other_columns(q, K, V, Pk, Pv):
+    weights = torch.cat(_shares(q, K, Pk), 1)[:, -len(Pk) :]
+    return weights.sum(-1), from_the_weights(q, K, V, Pk, Pv)[1]
+
+
+@split.slip("The two come in the other order. Which was asked for first?")
+def pull_first(q, K, V, Pk, Pv):
+    return from_the_weights(q, K, V, Pk, Pv)[::-1]
+
+
+@split.slip("You return the weight of each trained key. The share is one number for each query: what is it of these weights?")
+def each_key_its_share(q, K, V, Pk, Pv):
+    front, _ = _shares(q, K, Pk)
+    return front, front @ Pv / front.sum(-1, keepdim=True)
+
+
 # ================================================================ in every layer
 
 cache = Exercise(
@@ -499,7 +568,7 @@ def look_cache(answer, case):
     layers = [pair(one, "each layer", "keys and values") for one in made]
     seen = {
         "layers": len(layers),
-        "shapes": [[list(k.shape), list(v.shape)] for k, v in layers],
+        "shapes": "; ".join(sorted({f"{tuple(k.shape)} and {tuple(v.shape)}" for k, v in layers})),
     }
     for i, (k, v) in enumerate(layers):
         seen |= {f"keys of layer {i}": k.detach().clone(), f"values of layer {i}": v.detach().clone()}
@@ -590,6 +659,21 @@ def no_batch(P, layers, heads, width, batch):
     return [tuple(layer) for layer in P.view(len(P), layers, 2, heads, width).permute(1, 2, 3, 0, 4)]
 
 
+@cache.slip("All keys come first here, and then all values. A cache is filled layer by layer: what does each layer need together?")
+def keys_then_values(P, layers, heads, width, batch):
+    return list(zip(*cut_and_turn(P, layers, heads, width, batch)))
+
+
+@cache.slip("One text is served. How many texts of the batch need keys and values of their own?")
+def batch_of_one(P, layers, heads, width, batch):
+    return cut_and_turn(P, layers, heads, width, 1)
+
+
+@cache.slip("The last two dimensions are the wrong way round. In which order does a cache want tokens and width?")
+def width_before_tokens(P, layers, heads, width, batch):
+    return [(k.mT, v.mT) for k, v in cut_and_turn(P, layers, heads, width, batch)]
+
+
 # ================================================================ LLaMA-Adapter
 
 gated = Exercise(
@@ -670,6 +754,26 @@ gated.slip("The prefix's scores are not divided by the root of the width. Are it
 gated.slip("The numbers are right, and the gate gets no gradient. It starts at zero: who is to open it?")(
     lambda q, K, V, Pk, Pv, gate: _attend(q, K, V) + gate.item() * _attend(q, Pk, Pv), "gate-a-plain-number"
 )
+
+
+gated.slip("The gate goes through a sigmoid, which is a half at zero. How much of the prefix may be heard at the start?")(
+    lambda q, K, V, Pk, Pv, gate: _attend(q, K, V) + torch.sigmoid(gate) * _attend(q, Pk, Pv), "sigmoid"
+)
+gated.slip("The gate opens on attention to prefix *and* text, so the text is heard twice. What is inside the second softmax?")(
+    lambda q, K, V, Pk, Pv, gate: _attend(q, K, V) + gate * _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V])),
+    "text-behind-the-gate",
+)
+gated.slip("Only the prefix is heard. What does the layer say when the gate is zero?")(
+    lambda q, K, V, Pk, Pv, gate: gate * _attend(q, Pk, Pv), "text-gone"
+)
+
+
+@gated.slip(
+    "At a gate of zero you leave the prefix out of the computation. The numbers are right; but which gradient is to open the gate?"
+)
+def left_out_at_zero(q, K, V, Pk, Pv, gate):
+    text = _attend(q, K, V)
+    return text + gate * _attend(q, Pk, Pv) if gate != 0 else text
 
 
 # ================================================================ how many numbers
@@ -753,4 +857,10 @@ count.slip("One virtual token was counted. How many are there?")(
 count.slip("The two numbers have changed places. Which was asked for first?")(
     lambda n, layers, hidden, heads, kv_heads: (n * layers * 2 * kv_heads * (hidden // heads), n * hidden),
     "changed-places",
+)
+count.slip("Each head was counted as wide as the model. Among how many heads is that width shared?")(
+    lambda n, layers, hidden, heads, kv_heads: (n * hidden, n * layers * 2 * kv_heads * hidden), "width-not-shared"
+)
+count.slip("Keys and values were counted by the heads, and not by their numbers. How wide is a head?")(
+    lambda n, layers, hidden, heads, kv_heads: (n * hidden, n * layers * 2 * kv_heads), "heads-without-width"
 )
