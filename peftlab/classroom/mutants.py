@@ -180,6 +180,7 @@ WHY = {
     "shifted-loss": "Zero as a whole number or not.",
     "retrieval-kept": "The vectors are rows of a matrix: dimension 1 is the default, and `+1`.",
     "task-unknown": "Two adapters that are exactly as sure as each other do not occur; the last dimension of a matrix is dimension 1.",
+    "intruder-directions": "No cosine in the cases equals `below`; and a product of two vectors has no order.",
 }
 
 

@@ -6,6 +6,7 @@ depend on the clock. Below 1.00 ours costs less. The times are for reading, no t
 """
 import argparse
 import copy
+import gc
 import statistics
 
 import pandas as pd
@@ -75,6 +76,7 @@ def batch_of(base, tokenizer, texts, tokens):
 
 def compare(base, method, targets, options, batch, rounds):
     """One row of the table, as a dict of ratios ours / peft; "seconds" and "multiplied" are ours alone, of a training step."""
+    gc.collect()                                             # the models compared before: hooks and layers hold each other
     pair = [pl.attach(copy.deepcopy(base), method, targets, **options), theirs(copy.deepcopy(base), method, targets,
                                                                                 options)]
     counts = [pl.count(m).trainable for m in pair]
