@@ -72,8 +72,8 @@ def saved_activations(model, **batch):
         for part in (t._indices(), t._values()) if t.is_sparse else (t,):
             storage = part.untyped_storage()
             if storage._cdata not in weights:
-                kept[storage._cdata] = (storage.nbytes(), part)    # hold the tensor, or its address is used again
-        return t
+                kept[storage._cdata] = (storage.nbytes(), part.detach())  # held, or its address is used again
+        return t.detach()                                    # an operation that keeps its own output would hold itself for ever
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         out = model(**batch)

@@ -1,5 +1,6 @@
 """count, and the closed forms beside what was measured."""
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -212,3 +213,16 @@ def test_full_fine_tuning_keeps_more_than_lora():
                             (LoRA, ["q_proj"])):
         kept.append(pl.saved_activations(pl.attach(tiny("llama"), method, targets), **batch("llama")))
     assert kept[0] > kept[1] > 0
+
+
+def test_what_was_measured_is_let_go():
+    """An operation that keeps its own output, as softmax does, must not be kept alive by the measuring."""
+    made = []
+
+    class Softmax(nn.Module):
+        def forward(self, x):
+            made.append(weakref.ref(y := (x * 2).softmax(-1)))
+            return y.exp()
+
+    assert pl.saved_activations(Softmax(), x=torch.randn(4, 5, requires_grad=True)) > 0
+    assert made[0]() is None
