@@ -10,9 +10,14 @@ def given(value, kind, name):
     """`value` if it is of the kind asked for, else a sentence that says what came instead."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds):
-        came = "None (is there a `return`?)" if value is None else f"a {type(value).__name__}"
-        raise Unexpected(f"{name} gave {came}; expected a {' or '.join(k.__name__ for k in kinds)}.")
+        came = "None (is there a `return`?)" if value is None else article(type(value).__name__)
+        raise Unexpected(f"{name} gave {came}; expected {article(' or '.join(k.__name__ for k in kinds))}.")
     return value
+
+
+def article(noun):
+    """`a Tensor`, `an int`."""
+    return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
 
 
 def pair(value, name, what):

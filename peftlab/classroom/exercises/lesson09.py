@@ -760,8 +760,9 @@ def by_columns(W):
 @newcomers.observe
 def look_newcomers(answer, case):
     found = answer(case.before.clone(), case.after.clone(), TOP, BELOW)
-    if not isinstance(found, list | tuple | torch.Tensor):
-        raise Unexpected(f"`intruders` gave a {type(found).__name__}, not a list of places.")
+    given(found, (list, tuple, torch.Tensor), "`intruders`")
+    if any(isinstance(i, bool) or getattr(i, "dtype", None) == torch.bool for i in found):
+        raise Unexpected("`intruders` says True or False for each direction; expected the places of those that are new.")
     return {"which of the strongest are new": sorted(int(i) for i in found)}
 
 
