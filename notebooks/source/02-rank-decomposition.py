@@ -502,7 +502,7 @@ figures.show(
 # ### Spectra over seeds
 #
 # Your updates above were one run each. Recorded by `peftlab record spectra`: full fine-tuning, and LoRA trained at three ranks on all linear layers, with
-# several seeds. The singular values of each update, over its size, mean over the matrices of the model.
+# several seeds, where two learning rates were recorded at the lower. The singular values of each update, over its size, mean over the matrices of the model.
 
 # %% tags=["nbval-ignore-output"]
 spectra = records.load("spectra")
