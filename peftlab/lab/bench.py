@@ -23,6 +23,10 @@ DECODER = {
     "IA3": (pl.methods.IA3, ["k_proj", "v_proj", "down_proj"], {"feedforward_modules": ["down_proj"]}),
     "PromptTuning": (pl.methods.PromptTuning, None, {"num_virtual_tokens": 20}),
     "PrefixTuning": (pl.methods.PrefixTuning, None, {"num_virtual_tokens": 20}),
+    "PTuning": (pl.methods.PTuning, None, {"num_virtual_tokens": 20}),
+    "AdaptionPrompt": (pl.methods.AdaptionPrompt, ["self_attn"], {"adapter_len": 10, "adapter_layers": 30}),
+    "LNTuning": (pl.methods.LNTuning, ["input_layernorm", "post_attention_layernorm"], {}),
+    "TrainableTokens": (pl.methods.TrainableTokens, ["embed_tokens"], {"token_indices": list(range(100, 110))}),
 }
 ENCODER = {
     "LoRA": (pl.methods.LoRA, ["query", "value"], {"r": 8}),
@@ -30,6 +34,9 @@ ENCODER = {
     "DoRA": (pl.methods.DoRA, ["query", "value"], {"r": 8}),
     "IA3": (pl.methods.IA3, ["key", "value", "output.dense"], {"feedforward_modules": ["output.dense"]}),
     "BitFit": (pl.methods.BitFit, ["query", "key", "value", "dense"], {}),
+    "LNTuning": (pl.methods.LNTuning, ["LayerNorm"], {}),
+    "TrainableTokens": (pl.methods.TrainableTokens, ["word_embeddings"], {"token_indices": list(range(100, 110))}),
+    "AdaLoRA": (pl.methods.AdaLoRA, ["query", "value"], {"init_r": 8, "target_r": 4, "total_step": 1000}),
 }
 SAME = {  # on the queries and values of either
     "LoHa": {"r": 8}, "LoKr": {"r": 8}, "HiRA": {"r": 8}, "DeLoRA": {"r": 8}, "GraLoRA": {"r": 8, "gralora_k": 2},
@@ -48,6 +55,7 @@ def theirs(model, method, targets, options):
     import peft
     decoder = model.config.model_type == "llama"
     kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type]
+    targets = targets[0] if getattr(method, "one_target", False) else targets
     options = dict(options, **method.config, **({"target_modules": targets} if targets else {}))
     return peft.get_peft_model(model, kind(task_type="CAUSAL_LM" if decoder else None, **options))
 

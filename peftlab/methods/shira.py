@@ -1,7 +1,8 @@
 """SHiRA: y = (W + S) x, S zero but for r (d_in + d_out) entries at random places (Bhardwaj et al., arXiv 2406.13175).
 
 Trains r (d_in + d_out) parameters a layer, spread over the weight itself: an update of high rank that changes few of its
-numbers. Starts as the base model (S = 0); can be merged.
+numbers. Starts as the base model (S = 0); can be merged. S x is a product of its own here, so that rows of a batch may have
+adapters of their own; `peft` adds S to a copy of W and multiplies once.
 """
 import torch
 import torch.nn.functional as F
