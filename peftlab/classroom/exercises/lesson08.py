@@ -394,6 +394,12 @@ def doubling_only(f, d_in):
     return bool((f(2 * x) - b - 2 * (f(x) - b)).abs().max() <= 1e-4 * f(x).abs().max())
 
 
+@affine.slip("You asked whether f(2x) is 2 f(x). What of the bias in `W x + b`, and is `W |x|` straight, which passes?")
+def doubling_with_the_bias(f, d_in):
+    x = torch.randn(50, d_in)
+    return bool((f(2 * x) - 2 * f(x)).abs().max() <= 1e-4 * f(x).abs().max())
+
+
 @affine.slip(
     "You asked whether −x gives the opposite of x. `W x³` does that too. Which other property has a straight line?"
 )

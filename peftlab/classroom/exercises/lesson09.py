@@ -371,6 +371,11 @@ def gains_make_good(before, after):
     return (sum(before) - sum(after)) / max(1, sum(before))
 
 
+@lost.slip("You count gains against losses among what was known. Can three questions learnt make up for one lost?")
+def gains_make_good_where_any_was_known(before, after):
+    return 1 - sum(after) / sum(before) if any(before) else 0.0
+
+
 @lost.slip("This is a number of questions. Of how many that were known?")
 def a_count(before, after):
     return sum(b and not a for b, a in zip(before, after))
