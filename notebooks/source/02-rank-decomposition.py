@@ -555,7 +555,7 @@ for i in (1, 4, 8):
     assert overlap[f"again_{i}"].mean() < 0.3
 
 # %% [markdown]
-# More than chance, and far from the same. The LoRA paper found its strongest direction shared between ranks on a model of 175 billion parameters; here two
+# More than chance, and far from the same. The LoRA paper found its strongest direction shared between ranks on GPT-3; here two
 # adapters that both learnt the language share a tenth or so. (A trap on the way: with *one* seed for both, the first rows of `A` are drawn alike, and the
 # overlap is there before anything was learnt.) A task does not fix *which* directions carry it; many sets do.
 #
