@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
 
 
 def pytest_configure(config):
