@@ -7,6 +7,7 @@ import json
 import math
 
 from peftlab.adapter import Adapter
+from peftlab.layers import WHERE, ends_in
 from peftlab.virtual_tokens import VirtualTokens, cache_shape, encoder_decoder, on, text_config
 
 CONFIG = "adapter_config.json"
@@ -21,7 +22,7 @@ TRAINING = {"lora_dropout", "module_dropout", "rank_dropout", "encoder_dropout"}
 SHAPES = {"token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules", "encoder_hidden_size",
           "encoder_num_layers", "encoder_reparameterization_type", "prefix_projection", "mini_r"}      # the tensors say it too
 LAYOUT = {"fan_in_fan_out", "block_share", "eps", "ensure_weight_tying", "megatron_core", "qalora_group_size"}   # of `peft`'s code
-PLACES = {"target_modules", "modules_to_save"}                               # which layers: files.py reads them
+PLACES = {"target_modules", "modules_to_save", *WHERE}                       # which layers: files.py reads them
 ELSEWHERE = {"bias"}                                                         # refused below, where it matters
 NO_MATTER = ORIGIN | START | TRAINING | SHAPES | LAYOUT | PLACES | ELSEWHERE
 
@@ -117,6 +118,9 @@ def _refuse_other_type(field, value, known, file):
         numbers = value.values() if isinstance(value, dict) else ()
         right = value is None or isinstance(value, dict) and all(isinstance(n, int | float | list) for n in numbers)
         wanted = "names of layers with a number each"
+    elif field == "layers_to_transform":
+        numbers = value if isinstance(value, list) else [value]
+        right, wanted = all(n is None or type(n) is int for n in numbers), "the numbers of blocks"
     elif field in PLACES:
         right = isinstance(value, str | None) or isinstance(value, list) and all(isinstance(v, str) for v in value)
         wanted = "a list of names"
@@ -124,6 +128,21 @@ def _refuse_other_type(field, value, known, file):
         return
     if not right:
         raise ValueError(f"{file} sets {field}={short(value)}: it should be {wanted}")
+
+
+def where_of(config):
+    """The fields that narrow the targets down."""
+    return {field: config[field] for field in WHERE if config.get(field) not in (None, [], "")}
+
+
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+
+
+def copies_of(config, model):
+    """The names of layers that may come as copies: those written down, and the heads that older releases of `peft` saved
+    without writing them down. One that this model does not have is none of them."""
+    named = [*(config.get("modules_to_save") or ()), *HEADS.get(config.get("task_type"), ())]
+    return [end for end in dict.fromkeys(named) if any(ends_in(path, [end]) for path, _ in model.named_modules())]
 
 
 # ------------------------------------------------------------------------------------------------ writing

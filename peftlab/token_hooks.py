@@ -124,7 +124,7 @@ def _wanted(model, batch):
     if switch.rows is None:
         here = [tokens[n] for n in switch.active if n in tokens]
         return (here or [None]) * batch
-    return [tokens[row] if row and row in tokens else None for row in name_of_each_row(switch.rows, batch)]
+    return [tokens[row] if row and row in tokens else None for row in name_of_each_row(switch, batch)]
 
 
 def _places(part, rows, text, mask, cache=None, causal=None, **more):
