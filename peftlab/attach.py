@@ -23,6 +23,7 @@ from peftlab.switch import (
     put_rows,
     refuse_if_merged,
     running,
+    size_of,
     switch_of,
 )
 from peftlab.use import parameters, use
@@ -113,7 +114,7 @@ def put_on(model, method, layers, copies, name, options, recipe):
         if tokens is not None:
             virtual_tokens.put_on(model, name, tokens)
         model.switch.recipe[name] = recipe
-        model.switch.layers[name] = [path for path, _, _ in new]
+        model.switch.layers[name] = {path: size_of(layer) for path, layer, _ in new}
         use(model, name)
         for p in parameters(model, name):
             p.register_hook(partial(_keep_gradient, p))

@@ -8,7 +8,7 @@ import math
 
 from peftlab.adapter import Adapter
 from peftlab.layers import WHERE, ends_in
-from peftlab.virtual_tokens import VirtualTokens, cache_shape, encoder_decoder, on, text_config
+from peftlab.virtual_tokens import VirtualTokens, cache_shape, encoder_decoder, on, reader, text_config
 
 CONFIG = "adapter_config.json"
 
@@ -158,7 +158,7 @@ def write(model, name):
               **method.in_peft.fixed, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}
     config = {k: v for k, v in config.items() if v or k != "modules_to_save"}         # not every configuration of `peft` has it
     if issubclass(method, VirtualTokens):
-        config |= _shape_of(on(model)[name], model.config)
+        config |= _shape_of(on(model)[name], reader(model).config)
         config.pop("target_modules")
     return config
 
@@ -194,8 +194,8 @@ def _task(model, name):
 def _shape_of(tokens, config):
     """The width of one virtual token as `peft` writes it: of the hidden state, or of one layer's keys."""
     layers, heads, width = cache_shape(config)
+    config = text_config(config)
     if tokens.key_values is None:
-        config = text_config(config)
         heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     return {"token_dim": heads * width, "num_layers": layers, "num_attention_heads": heads,
-            "num_transformer_submodules": 1}
+            "num_transformer_submodules": 2 if config.is_encoder_decoder else 1}

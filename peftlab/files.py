@@ -14,7 +14,7 @@ from peftlab.count import count_on
 from peftlab.layers import adapted, copied, targets, unwrapped
 from peftlab.switch import all_or_nothing, known, refuse_if_merged
 from peftlab.use import parameters
-from peftlab.virtual_tokens import on
+from peftlab.virtual_tokens import encoder_decoder, on, reader
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -30,6 +30,15 @@ def tensors(model, name):
         found = {k.replace("base_model.model.", "base_model.", 1): p for k, p in found.items()}
         found |= {theirs: attrgetter(ours)(tokens) for ours, theirs in tokens.keys.items()}
     return found
+
+
+PROMPT = "prompt_embeddings"
+
+
+def _twice(model, name):
+    """Whether a file has room for a second prompt, of the decoder, as `peft` writes it for encoder-decoder models and does not
+    read it."""
+    return name in on(model) and on(model)[name].embeddings is not None and encoder_decoder(reader(model))
 
 
 # ------------------------------------------------------------------------------------------------ save
@@ -49,6 +58,8 @@ def save(model, folder, name="default"):
                          "name: they would be lost. Add them: keys = {'my_parameter': 'its_name_in_the_file'}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if _twice(model, name):
+        state = {k: torch.cat([v, v]) if k == PROMPT else v for k, v in state.items()}
     part = {file: folder / (file + ".part") for file in (WEIGHTS, CONFIG)}           # a crash must not leave half a file
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part[WEIGHTS], {"format": "pt"})
     part[CONFIG].write_text(json.dumps(write(model, name), indent=2) + "\n", "utf-8")
@@ -85,6 +96,8 @@ def load(model, folder, name="default"):
         if hasattr(method, "drop_encoder"):
             on(whole)[name].drop_encoder()
         ours = tensors(whole, name)
+        if _twice(whole, name) and PROMPT in state:
+            state[PROMPT] = state[PROMPT][:len(on(whole)[name])]
         try:
             _fill(ours, _without_the_base(state, ours, whole, method))
             _verify(whole, name)

@@ -14,7 +14,7 @@ class Switch:
         self.merged = ()                                     # names that are baked into the weights
         self.inserted = None                                 # where virtual tokens stand in this forward pass
         self.recipe = {}                                     # name -> (method, target_modules, options)
-        self.layers = {}                                     # name -> the paths of the layers it was put on
+        self.layers = {}                                     # name -> {path: size} of the layers it was put on
         self.was_trainable = {n for n, p in model.named_parameters() if p.requires_grad}
 
 
@@ -78,10 +78,16 @@ def known(model, names, verb):
 def refuse_if_gone(model, name):
     """Raise ValueError if a layer that carried the adapter is not there any more."""
     there = dict(model.named_modules())
-    gone = [path for path in model.switch.layers[name] if name not in getattr(there.get(path), "adapters", ())]
-    if gone:
-        raise ValueError(f"{gone[0]} was replaced by another layer after the adapter {name!r} was put on it (does "
-                         "resize_token_embeddings stand between?), and what was trained there is gone. Resize first, then attach")
+    for path, size in model.switch.layers[name].items():
+        if name not in getattr(there.get(path), "adapters", ()) or size_of(there[path]) != size:
+            raise ValueError(f"{path} was replaced or resized after the adapter {name!r} was put on it (does "
+                             "resize_token_embeddings stand between?), and the adapter does not fit it. Resize first, then attach")
+
+
+def size_of(layer):
+    """The shape of a layer's weight, or None."""
+    weight = getattr(layer, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
 
 
 def refuse_if_merged(model, verb):

@@ -158,7 +158,10 @@ def _fill_cache(part, kw, rows):
             cache = EncoderDecoderCache(cache, DynamicCache())
         kw["past_key_values"] = cache
     vectors = vectors.to(next(p for p in part.parameters() if p.is_floating_point()).dtype)
-    for i, (k, v) in enumerate(vectors.permute(2, 3, 0, 4, 1, 5)):                     # (batch, heads, n, width) each
+    vectors = vectors.permute(2, 3, 0, 4, 1, 5)              # (layers, 2, batch, heads, n, width)
+    if kw.get("encoder_hidden_states") is not None:          # here `peft` gives layer i what it made for layer 2 i, and so on
+        vectors = vectors[[2 * i % len(vectors) for i in range(len(vectors))]]        # from the first: half is not used
+    for i, (k, v) in enumerate(vectors):
         getattr(cache, "self_attention_cache", cache).update(k, v, i)
 
 
