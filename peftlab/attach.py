@@ -139,6 +139,9 @@ def _refuse_layer(path, layer, model):
     for owned in ("switch", "adapters", "hooks", "virtual_tokens", "reading"):
         if hasattr(layer, owned) and switch_of(layer) is None:
             raise ValueError(f"{path}, a {type(layer).__name__}, has an attribute {owned!r} of its own, which adapters need")
+    if isinstance(layer, nn.Embedding) and layer is getattr(model, "get_input_embeddings", lambda: None)() \
+            and any(isinstance(m, nn.Embedding) and m is not layer and m.weight is layer.weight for m in model.modules()):
+        raise ValueError(f"{path} is never called in this model, others with the same weight are: target those, such as embed_tokens")
     there = [p.device.type for p in layer._parameters.values() if p is not None]
     if "meta" in there and any(p.device.type != "meta" for p in model.parameters()):
         raise ValueError(f"the weight of {path} is not in memory (it is on 'meta', offloaded to the disk or another place): an "

@@ -7,7 +7,7 @@ import json
 import math
 
 from peftlab.adapter import Adapter
-from peftlab.layers import WHERE, ends_in
+from peftlab.layers import WHERE, ends_in, short
 from peftlab.virtual_tokens import VirtualTokens, cache_shape, encoder_decoder, on, reader, text_config
 
 CONFIG = "adapter_config.json"
@@ -27,12 +27,6 @@ ELSEWHERE = {"bias"}                                                         # r
 NO_MATTER = ORIGIN | START | TRAINING | SHAPES | LAYOUT | PLACES | ELSEWHERE
 
 LEAVES_THE_BASE = (None, True, False, "gaussian", "eva", "mica")             # init_lora_weights that do not touch the base
-
-
-def short(value):
-    """A value of a file as it may stand in a message: on one line, and not too long."""
-    text = repr(value)
-    return text if len(text) < 200 else f"{text[:196]}..."
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -114,7 +108,7 @@ def _refuse_other_type(field, value, known, file):
         right, wanted = isinstance(value, bool | None), "true or false"
     elif isinstance(default, int | float):
         right, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    elif field.endswith("_pattern"):
+    elif field in ("rank_pattern", "alpha_pattern"):
         numbers = value.values() if isinstance(value, dict) else ()
         right = value is None or isinstance(value, dict) and all(isinstance(n, int | float | list) for n in numbers)
         wanted = "names of layers with a number each"

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from peftlab.adapter import Adapter
 from peftlab.attach import put_on
-from peftlab.config import CONFIG, copies_of, method_of, options_of, read, short, where_of, write
+from peftlab.config import CONFIG, copies_of, method_of, options_of, read, where_of, write
 from peftlab.count import count_on
-from peftlab.layers import adapted, copied, targets, unwrapped
+from peftlab.layers import adapted, copied, short, targets, unwrapped
 from peftlab.switch import all_or_nothing, known, refuse_if_merged
 from peftlab.use import parameters
 from peftlab.virtual_tokens import encoder_decoder, on, reader

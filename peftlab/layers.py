@@ -43,7 +43,7 @@ def targets(model, target_modules, exclude_modules=None, layers_to_transform=Non
     if missing and not (lenient and found):
         hint = "a string is a regular expression for the whole name; did you mean a list? " \
             if isinstance(target_modules, str) and target_modules != "all-linear" else ""
-        raise ValueError(f"no layer is called {missing[0]!r}: {hint}{there_are(layers)}")
+        raise ValueError(f"no layer is called {short(missing[0])}: {hint}{there_are(layers)}")
     left = [(p, m) for p, m in found if not _excluded(p, exclude_modules) and _in_blocks(p, layers_to_transform, layers_pattern)]
     if not left:
         raise ValueError("exclude_modules, layers_to_transform and layers_pattern leave no layer of those that target_modules "
@@ -61,9 +61,9 @@ def matches(pattern, path):
     try:
         return regex.fullmatch(pattern, path, timeout=1) is not None
     except TimeoutError as e:
-        raise ValueError(f"the regular expression {pattern[:80]!r} takes too long on {path!r}: write a simpler one") from e
+        raise ValueError(f"the regular expression {short(pattern)} takes too long on {short(path)}: write a simpler one") from e
     except regex.error as e:
-        raise ValueError(f"{pattern[:80]!r} is not a regular expression: {e}") from e
+        raise ValueError(f"{short(pattern)} is not a regular expression: {e}") from e
 
 
 def _excluded(path, exclude_modules):
@@ -83,6 +83,12 @@ def _in_blocks(path, layers_to_transform, layers_pattern):
         if found:
             return int(found[1]) in wanted
     return False
+
+
+def short(value):
+    """A value as it may stand in a message: on one line, and not too long."""
+    text = repr(value)
+    return text if len(text) < 200 else f"{text[:196]}..."
 
 
 def there_are(layers):

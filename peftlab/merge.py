@@ -88,6 +88,8 @@ def _merged(path, layer, adapters):
             return _merged_linear(path, layer, adapters)
         if isinstance(layer, nn.Embedding):
             return _merged_embedding(path, layer, adapters)
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return _merged_convolution(path, layer, adapters)
         return _merged_norm(path, layer, adapters)
     finally:
         for a, training in zip(adapters, was_training):
@@ -135,6 +137,32 @@ def _merged_embedding(path, layer, adapters):
     for a in adapters:
         rows = a.after(ids, in_its_precision(a, rows)).float()
     return {"weight": (W + (rows - before) / scale).to(layer.weight.dtype)}
+
+
+def _merged_convolution(path, layer, adapters):
+    """The basis vectors of a convolution are images with one bright point: see what comes out of the window they lie in."""
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str) or layer.groups > 1:
+        raise ValueError(f"{path} pads in a way, or has groups, for which merging is not built: it cannot be merged")
+
+    def f(x):
+        y = layer.forward(x.to(layer.weight.dtype)).float()
+        for a in adapters:
+            y = a.after(in_its_precision(a, x), in_its_precision(a, y)).float()
+        return y
+
+    W = layer.weight.float()                                                          # (out, in, *kernel size)
+    start = [-p % s for p, s in zip(layer.padding, layer.stride)]                     # the first window inside the image
+    window = [slice(c, None, d) for c, d in zip(start, layer.dilation)]
+    size = [c + d * (k - 1) + 1 for c, d, k in zip(start, layer.dilation, layer.kernel_size)]
+    there = tuple((c + p) // s for c, p, s in zip(start, layer.padding, layer.stride))
+    image = W.new_zeros(W[0].numel(), W.shape[1], *size)
+    image[(slice(None), slice(None), *window)] = torch.eye(W[0].numel(), device=W.device).view(-1, *W.shape[1:])
+    bias = f(image[:1] * 0)[(0, slice(None), *there)]                                 # (out,): what happens to zero
+    weight = (f(image)[(slice(None), slice(None), *there)] - bias).T.reshape(W.shape).contiguous()
+    x = torch.randn(4, W.shape[1], *[c + 2 for c in size], generator=torch.Generator().manual_seed(0)).to(W)
+    _refuse_unless_close(path, adapters, f(x), layer._conv_forward(x, weight, bias))
+    new = {"weight": weight.to(layer.weight.dtype)}
+    return new if layer.bias is None else {**new, "bias": bias.to(layer.weight.dtype)}
 
 
 def _merged_norm(path, layer, adapters):
