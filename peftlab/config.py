@@ -178,10 +178,11 @@ def _task(model, name):
         return "SEQ_2_SEQ_LM"
     if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         return "CAUSAL_LM"
-    if type(model).__name__.endswith("ForSequenceClassification"):
-        head = any(hasattr(getattr(model, head, None), "adapters") and name in getattr(model, head).adapters
-                   for head in ("classifier", "score"))
-        return "SEQ_CLS" if head or name in on(model) else None
+    for ending, task in (("ForSequenceClassification", "SEQ_CLS"), ("ForTokenClassification", "TOKEN_CLS"),
+                         ("ForQuestionAnswering", "QUESTION_ANS")):
+        if type(model).__name__.endswith(ending):
+            head = any(name in getattr(getattr(model, head, None), "adapters", ()) for head in HEADS[task])
+            return task if head or name in on(model) else None
     return None
 
 

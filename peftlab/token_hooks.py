@@ -28,7 +28,8 @@ def put_hooks_on(encoder, decoder):
         return [encoder.register_forward_pre_hook(_enter, with_kwargs=True),
                 encoder.register_forward_hook(_leave, with_kwargs=True)]
     return [encoder.register_forward_pre_hook(_enter_encoder, with_kwargs=True),
-            decoder.register_forward_pre_hook(_enter_decoder, with_kwargs=True)]
+            decoder.register_forward_pre_hook(_enter_decoder, with_kwargs=True),
+            decoder.register_forward_hook(_drop_cache, with_kwargs=True)]
 
 
 # ------------------------------------------------------------------------------------------------ the hooks
@@ -102,9 +103,15 @@ def _leave(model, args, kw, out):
         for name, value in out.items():
             if isinstance(value, torch.Tensor) or name == "hidden_states":
                 out[name] = of_text(name, value)
-    if kw.get("use_cache") is False and getattr(out, "past_key_values", None) is not None:
-        out.past_key_values = None                           # it holds the prefix, which the next pass puts in again
+    out = _drop_cache(model, args, kw, out)
     return out.to_tuple() if places is not None and places.as_tuple else out
+
+
+def _drop_cache(model, args, kw, out):
+    """Give no cache back that nobody asked for: it holds the prefix, which the next pass puts in again."""
+    if kw.get("use_cache") is False and getattr(out, "past_key_values", None) is not None:
+        out.past_key_values = None
+    return out
 
 
 # ------------------------------------------------------------------------------------------------ what they are made of

@@ -47,7 +47,8 @@ def cache_shape(config):
     named = lambda *names: next((n for n in (getattr(config, name, None) for name in names) if n), None)
     all_heads = named("decoder_attention_heads", "num_attention_heads")
     width = named("head_dim", "d_kv") or named("hidden_size", "d_model") // all_heads
-    return named("num_decoder_layers", "decoder_layers", "num_hidden_layers"), named("num_key_value_heads") or all_heads, width
+    shared = named("num_kv_heads") if named("new_decoder_architecture") else 1 if named("multi_query") else all_heads      # Falcon
+    return named("num_decoder_layers", "decoder_layers", "num_hidden_layers"), named("num_key_value_heads") or shared, width
 
 
 def encoder_decoder(model):
@@ -73,7 +74,7 @@ def refuse_unless_it_reads(model, method):
         inner = getattr(decoder, "base_model", decoder)     # a head hands on what it does not know
         if "past_key_values" not in inspect.signature(inner.forward).parameters:
             raise ValueError(f"a {name} takes no past_key_values: there is no cache that a prefix could stand in")
-        if getattr(config, "num_kv_shared_layers", 0) or getattr(config, "global_head_dim", None) \
+        if getattr(config, "num_kv_shared_layers", 0) or hasattr(type(config), "global_head_dim") \
                 or any("attention" not in kind or "linear" in kind for kind in getattr(config, "layer_types", None) or ()):
             raise ValueError(f"the layers of a {name} do not all have keys and values of their own, of one shape: a prefix "
                              "cannot stand in front of each")
