@@ -32,7 +32,7 @@ def pytest_configure(config):
 # ---- tests in several workers: `-n 2 --dist loadfile`
 
 TOGETHER = {"tests/methods/test_methods_page.py": "tests/methods/test_ladder.py"}  # the page holds what the ladder found
-APART = re.compile(r"test_checks\.py::test_(?!no_wrong|the_published)|test_lessons\.py::test_an_untouched|test_load\.py::|test_records\.py::")
+APART = re.compile(r"test_checks\.py::test_(?!no_wrong|the_published)|test_load\.py::|test_records\.py::")
 LONGEST = (  # first, so that no worker is left with one of them at the end
     "tests/methods/test_ladder.py",
     "tests/classroom/test_checks.py::test_no_mechanical_mutant_is_accepted_that_nobody_has_explained",
