@@ -219,7 +219,8 @@ def test(python, more):
     strict = [
         "--nbval",
         "--nbval-current-env",
-        "--nbval-cell-timeout=180",
+        "--nbval-cell-timeout=600",
+        "--nbval-kernel-startup-timeout=300",
         "--nbval-sanitize-with=tests/nbval-sanitize.cfg",
     ]
     if not notebooks:
