@@ -33,26 +33,24 @@ def test_a_class_is_graded_once_though_the_grader_is_killed(measured):
 
 
 @pytest.fixture
-def postgresql(tmp_path_factory):
+def postgresql():
     """The address of a server of our own, on a socket in a temporary folder, gone afterwards."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     if not programs:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("NO POSTGRESQL: install it to run two graders on one book")
-    folder = tmp_path_factory.mktemp("pg")
-    bin = programs[-1].parent
-    own = []
-    if os.geteuid() == 0:  # the server refuses to be root
-        own = ["runuser", "-u", "postgres", "--"]
-        for place in [folder, *folder.parents][: len(folder.relative_to(tempfile.gettempdir()).parts)]:
-            place.chmod(0o755)
-        shutil.chown(folder, "postgres")
-    user = "postgres" if own else os.environ["USER"]
-    made = [bin / "initdb", "-A", "trust", "--no-locale", "-E", "SQL_ASCII", "-D", folder / "data"]  # the hardest: no locale
-    subprocess.run([*own, *made], check=True, capture_output=True, cwd="/")
-    server = [*own, bin / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log"]
-    subprocess.run([*server, "-o", f"-k {folder} -c listen_addresses=''", "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
-    yield f"postgresql+psycopg2://{user}@/postgres?host={folder}"
-    subprocess.run([*server, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+    bin, own = programs[-1].parent, []
+    with tempfile.TemporaryDirectory(prefix="peftlab-pg-") as folder:  # pytest's own are shut to others at any time
+        folder = Path(folder)
+        if os.geteuid() == 0:  # the server refuses to be root
+            own = ["runuser", "-u", "postgres", "--"]
+            shutil.chown(folder, "postgres")
+        user = "postgres" if own else os.environ["USER"]
+        made = [bin / "initdb", "-A", "trust", "--no-locale", "-E", "SQL_ASCII", "-D", folder / "data"]  # the hardest: no locale
+        subprocess.run([*own, *made], check=True, capture_output=True, cwd="/")
+        server = [*own, bin / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log"]
+        subprocess.run([*server, "-o", f"-k {folder} -c listen_addresses=''", "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        yield f"postgresql+psycopg2://{user}@/postgres?host={folder}"
+        subprocess.run([*server, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
 
 
 def test_graders_that_start_at_once_find_one_set_of_tables(postgresql):
