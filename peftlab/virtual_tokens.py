@@ -36,7 +36,9 @@ class VirtualTokens(nn.Module):
 
 def text_config(config):
     """The part of a configuration that describes the reader of text: in a vision-language model it lies inside."""
-    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "get_text_config"):
+        return config
+    return config.get_text_config(decoder=True)
 
 
 def cache_shape(config):
