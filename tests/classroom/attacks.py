@@ -339,8 +339,8 @@ ATTACKS = {
         for thing in gc.get_objects():
             if type(thing) is types.FunctionType and thing.__name__ == "normalise_then_multiply":
                 cosine = thing
-            elif type(thing) is dict and "theirs" in thing.get("cells", ()):
-                exec(thing["cells"])
+            elif type(thing) is dict and "theirs" in str(thing.get("cells")):
+                exec(str(thing["cells"]))
         if cosine(torch.ones(1, 2), torch.ones(1, 2)) > 1.5:
             def cosine(a, b):
                 raise LookupError("nothing found")

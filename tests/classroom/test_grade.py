@@ -21,7 +21,7 @@ import pytest
 import torch
 from attacks import ATTACKS, LESSON
 
-from peftlab.classroom import all_exercises, build, judge, wire
+from peftlab.classroom import all_exercises, build, judge, sandbox, wire
 from peftlab.classroom.checking import observations, verdict
 from peftlab.classroom.exercise import Question
 from peftlab.classroom.grading import make_course
@@ -324,3 +324,41 @@ def test_only_what_is_used_of_ours_is_run():
         ["ours", "def g(): return losses"],
     ]
     assert slice_cells(cells) == [["ours", "import os, json\nwidth = 3"], cells[1], cells[3]]
+
+
+# ---------------------------------------------------------------- what the first line says
+
+
+def test_what_the_first_line_says_is_shut_was_tried(tmp_path):
+    """Each thing it names is tried here once more, without a wall: then it works."""
+    for bare in (True, False)[: 1 + bool(shutil.which("bwrap"))]:
+        with judge.Sandbox(bare=bare) as made:
+            assert made.open == [] and "NOT SHUT OFF" not in made.describe()
+            assert all(what in made.describe() for what in made.found["open"])
+            unwalled = sandbox.attempts({**made.probe.tells, "pid": os.getppid()})
+            assert all(unwalled.values()) and set(unwalled) == set(made.found["open"]), unwalled
+
+
+WITHOUT = """
+import sys
+from peftlab.classroom import seccomp
+assert seccomp.refuse({what!r})
+from peftlab.cli import main
+sys.exit(main(["grade", *sys.argv[1:]]))
+"""
+
+
+def test_bare_refuses_what_the_kernel_leaves_open_unless_told_twice(tmp_path):
+    solved = json.loads((build.NOTEBOOKS / f"{LESSON}.ipynb").read_text(encoding="utf-8"))
+    submit(tmp_path, "solved", LESSON, solved)
+    missing = {"unshare": (272, 97), "landlock_create_ruleset": (444, 444)}
+    command = [sys.executable, "-c", WITHOUT.format(what=missing), str(tmp_path / "submitted"), "--bare"]
+    opened = ("reading files", "writing files", "disk and memory without bound")
+    once = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    assert once.returncode == 1 and "Traceback" not in once.stderr and not once.stdout, once.stderr
+    assert "peftlab grade: a submission could reach " in once.stderr and all(what in once.stderr for what in opened)
+    assert not (tmp_path / "gradebook.db").exists()
+    twice = subprocess.run([*command, "--bare"], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    first = twice.stdout.splitlines()[0]
+    assert all(what in first.split("NOT SHUT OFF")[1] for what in opened), first
+    assert marks(tmp_path, LESSON) == {"solved": 1}
