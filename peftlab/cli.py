@@ -219,6 +219,20 @@ def grade(more: list[str]) -> int:
     return run(more)
 
 
+def marks(more: list[str]) -> int:
+    """Write the marks as Canvas, Moodle or a spreadsheet reads them: `peftlab marks COURSE --roster FILE` (for teachers)."""
+    from peftlab.classroom.out import marks as run
+
+    return run(more)
+
+
+def answers(more: list[str]) -> int:
+    """Write each answer as a Python file, to look for copies: `peftlab answers SUBMISSIONS --to FOLDER` (for teachers)."""
+    from peftlab.classroom.out import answers as run
+
+    return run(more)
+
+
 def record(more: list[str]) -> int:
     """Record an experiment's runs in data/runs, or go on with them: `peftlab record NAME [--device cuda]`."""
     import warnings
@@ -253,7 +267,9 @@ def methods(more: list[str]) -> int:
     from peftlab.lab import catalogue
 
     known = catalogue.every()
+    spelt = {name.lower(): name for name in known}
     for name in more:
+        name = spelt.get(name.lower(), name)
         if name not in known:
             near = difflib.get_close_matches(name.lower(), [n.lower() for n in known], 3, 0.5)
             hint = ", ".join(n for n in known if n.lower() in near) or ", ".join(known)
@@ -306,6 +322,8 @@ COMMANDS = {
     "reset": reset,
     "course": course,
     "grade": grade,
+    "marks": marks,
+    "answers": answers,
     "methods": methods,
     "bench": bench,
     "record": record,

@@ -30,6 +30,10 @@ c.Autograde.autograde_preprocessors = [  # nbgrader's own, but what `peftlab gra
     "nbgrader.preprocessors.AssignLatePenalties",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
+# Late work: set due dates in the formgrader, and take away the first sign of these lines.
+# c.AssignLatePenalties.plugin_class = "peftlab.classroom.late.LateDays"
+# c.LateDays.free_days = 4  # days in the whole course that cost nothing
+# c.LateDays.per_day = 0.1  # of the score, for each further day
 """
 
 
