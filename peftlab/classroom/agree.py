@@ -35,7 +35,9 @@ class RunUnlessGraded(Execute):
     def preprocess(self, nb, resources, *more, **options):
         found = kept(self, resources)
         if found is None:
-            self.log.warning("Not graded by `peftlab grade`: nbgrader runs it, unprotected, and gives the marks itself.")
+            self.log.warning(
+                "Not graded by `peftlab grade`: nbgrader runs it, unprotected, and gives the marks itself."
+            )
             return super().preprocess(nb, resources, *more, **options)
         for cell in nb.cells:
             id = cell.metadata.get("nbgrader", {}).get("grade_id", "")

@@ -23,7 +23,9 @@ def keys(lesson):
     """{exercise: key} for the exercises of a `submissions.Lesson`."""
     around = json.dumps([lesson.cells, _engine()])
     return {
-        id: hashlib.sha256(json.dumps([definition(id), asked["points"], asked["solutions"], around]).encode()).hexdigest()
+        id: hashlib.sha256(
+            json.dumps([definition(id), asked["points"], asked["solutions"], around]).encode()
+        ).hexdigest()
         for id, asked in lesson.exercises.items()
     }
 
@@ -59,7 +61,9 @@ def definition(id):
 def _makes(statement, id=None):
     """Does it make an exercise (this one)?"""
     call = getattr(statement, "value", None)
-    if not (isinstance(statement, ast.Assign) and isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Exercise"):
+    if not (
+        isinstance(statement, ast.Assign) and isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Exercise"
+    ):
         return False
     return id is None or any(isinstance(a, ast.Constant) and a.value == id for a in call.args[:1])
 
