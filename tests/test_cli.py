@@ -8,7 +8,6 @@ from peftlab import cli
 from peftlab.classroom import first
 from peftlab.lab import sources
 
-
 MAKE_PAGE = first.make_page
 
 
@@ -135,8 +134,8 @@ def test_lab_opens_the_lesson_last_worked_on(lab, monkeypatch, tmp_path):
 
 
 def test_what_a_teacher_uses_is_off_in_a_learners_window(monkeypatch):
-    from jupyterlab_server.config import get_page_config
     from jupyter_server.extension.config import ExtensionConfigManager
+    from jupyterlab_server.config import get_page_config
 
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(cli.JUPYTER))
     assert "@jupyter/nbgrader" in get_page_config([])["disabledExtensions"]
