@@ -32,7 +32,8 @@ def keys(lesson):
 
 @cache
 def _engine():
-    return [_bare(HERE / f"{name}.py") for name in ENGINE if (HERE / f"{name}.py").exists()]
+    files = [f for name in ENGINE for f in (HERE / f"{name}.py", *sorted(HERE.glob(f"{name}/*.py")))]
+    return [_bare(file) for file in files if file.exists()]
 
 
 @cache

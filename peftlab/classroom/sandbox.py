@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -354,7 +355,8 @@ def run(job, out, seconds, clock):
         alarm.set()
         try:
             if kind == "check":
-                frame = {"exercise": rest[0], **observed(module, *rest, job["seed"], failed)}
+                with _usual_numbers():
+                    frame = {"exercise": rest[0], **observed(module, *rest, job["seed"], failed)}
             else:
                 cells.execute(rest[-1], f"<cell {number}>", module.__dict__)
         except BaseException as error:  # noqa: BLE001 - SystemExit is a learner's to raise too
@@ -366,6 +368,17 @@ def run(job, out, seconds, clock):
             failed = ""
             with open(out, "wb", closefd=False) as pipe:
                 pipe.write(wire.pack(frame))
+
+
+@contextmanager
+def _usual_numbers():
+    """A cell may have changed the default dtype; the judge's inputs are drawn with the usual one."""
+    changed = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(changed)
 
 
 class Alarm:
@@ -395,14 +408,10 @@ def observed(module, exercise, expression, seed, failed):
         return {"state": "error", "told": failed or told(error)}
     if checking.is_stub(answer):
         return {"state": "error", "told": failed} if failed else {"state": "not attempted"}
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)  # a cell may have changed it; the judge's inputs are drawn without
     try:
         seen = checking.observations(checking.find(exercise), answer, seed)
     except NotAttempted:
         return {"state": "not attempted"}
-    finally:
-        torch.set_default_dtype(usual)
     return {"state": "seen", "seen": [{k: v for k, v in case.items() if _goes(k, v)} for case in seen]}
 
 
