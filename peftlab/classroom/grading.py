@@ -96,7 +96,8 @@ def grade(arguments):
             raise SystemExit(f"peftlab grade: no exercise with points is called {options.exercise!r}; there are: {', '.join(known)}")
         options.lessons = [known[options.exercise]]
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 stops nothing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 stops nothing
     from . import judge
 
     try:

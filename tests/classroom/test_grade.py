@@ -100,7 +100,9 @@ def run(request, tmp_path_factory):
             attack.write(notebook, submit(course, f"{number:03}-{name}", LESSON, None), **places)
         report = course / "report.jsonl"
         bare = ["--bare"] * (request.param == "bare")
-        done = peftlab("grade", course / "submitted", *bare, "--seconds", "10", "--report", report, timeout=1500)
+        # a terminal that is not UTF-8 stops nothing either
+        options = {"timeout": 1500, "env": {**os.environ, "PYTHONIOENCODING": "ascii" if bare else "utf-8"}}
+        done = peftlab("grade", course / "submitted", *bare, "--seconds", "10", "--report", report, **options)
     results = {r["student"].split("-", 1)[-1]: r for r in map(json.loads, report.read_text().splitlines())}
     return {"done": done, "results": results, "course": course, "reached": reached, "marks": marks(course, LESSON)}
 
@@ -503,3 +505,40 @@ def test_a_course_in_a_folder_with_an_odd_name_has_its_gradebook_inside(tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["what? (1)"]
     with pytest.raises(ValueError, match="nbgrader can't keep its gradebook"):
         make_course(course)
+
+
+def test_a_bubblewrap_that_the_system_refuses_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "submitted").mkdir()
+    refuses = tmp_path / "bwrap"
+    refuses.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
+    refuses.chmod(0o755)
+    monkeypatch.setattr(judge.shutil, "which", lambda name: str(refuses))
+    said = r"peftlab grade: the sandbox did not start in bubblewrap: bwrap: setting up uid map: Permission denied; `--bare` does"
+    with pytest.raises(SystemExit, match=said):
+        grading.grade([str(tmp_path / "submitted")])
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(tmp_path, monkeypatch):
+    for student in ("ada", "bo"):
+        (tmp_path / student / LESSON).mkdir(parents=True)
+    listed = Path.iterdir
+
+    def iterdir(self):
+        if self.name == "ada":
+            raise PermissionError(13, "Permission denied")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    found, passed = submissions.all_submissions(tmp_path)
+    assert [s for s, _, _ in found] == ["bo"] and passed == [("ada", "its folder can't be read: Permission denied.")]
+
+
+def test_a_gradebook_that_is_locked_is_waited_for(tmp_path):
+    url = gradebook.default_url(tmp_path / "submitted")
+    with gradebook.Marks(url):
+        pass
+    held = sqlite3.connect(tmp_path / "gradebook.db", check_same_thread=False)
+    held.execute("BEGIN EXCLUSIVE")
+    threading.Timer(7, held.rollback).start()  # longer than the 5 seconds that SQLite's driver waits by itself
+    with gradebook.Marks(url) as marks_:
+        marks_.book.update_or_create_student("ada")
