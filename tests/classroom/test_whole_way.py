@@ -14,7 +14,7 @@ import pytest
 from attacks import ATTACKS, LESSON
 
 from peftlab.classroom import grading, keys, out
-from peftlab.classroom.gradebook import Marks
+from peftlab.classroom.gradebook import GRADED, Marks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="learners' code is shut in on Linux only")
 
@@ -102,11 +102,8 @@ def test_a_mended_check_grades_again_and_says_what_changed(course, monkeypatch, 
         for name in ("ada", "hand"):
             row = opened.row(name, LESSON)["results"]
             row["results"]["cosine"][3][0] = 0 if name == "ada" else 1
-            from peftlab.classroom.gradebook import GRADED
-
-            which = GRADED.c.student == name
-            opened.book.db.execute(GRADED.update().where(which).values(results=json.dumps(row)))
-        opened.book.db.commit()
+            opened.book.db.execute(GRADED.update().where(GRADED.c.student == name).values(results=json.dumps(row)))
+            opened.book.db.commit()
     before = keys.definition
     monkeypatch.setattr(keys, "definition", lambda id: before(id) + "\n# mended: 2")
     assert grading.grade([str(course / "submitted")]) == 0
