@@ -205,3 +205,30 @@ def test_a_file_that_is_no_notebook_any_more_stays(course):
 def test_a_solution_without_a_check_is_refused():
     with pytest.raises(ValueError, match="followed by no check"):
         build.complete("01-sample", SOURCE.format(ending="x").split("# %%\ncheck")[0])
+
+
+def test_an_unedited_copy_that_was_run_keeps_its_outputs_under_another_name(course):
+    work = course("one")
+    copies.make_copies(work)
+    notebook = read(work / NAME)
+    next(c for c in notebook.cells if c.cell_type == "code").outputs = [nbformat.v4.new_output("stream", text="42\n")]
+    nbformat.write(notebook, work / NAME)
+    course("two")
+    (said,) = copies.make_copies(work)
+    (aside,) = work.glob("01-sample (run *).ipynb")
+    assert aside.name in said and "42" in aside.read_text() and read(work / NAME).cells[-1].source == "two"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are of Unix")
+def test_a_copy_has_the_modes_that_its_user_wants(course):
+    old = os.umask(0o077)
+    try:
+        work = course("one")
+        copies.make_copies(work)
+        assert (work / NAME).stat().st_mode & 0o777 == 0o600
+        (work / NAME).chmod(0o640)
+        course("two")
+        copies.make_copies(work)
+        assert (work / NAME).stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(old)
