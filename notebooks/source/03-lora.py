@@ -129,7 +129,7 @@ def first_gradients(A, B):
     draw = torch.Generator().manual_seed(0)
     shapes = (32, 24), (16, 24), (16,), (32, 16)
     x, weight, bias, target = (torch.randn(*shape, generator=draw) for shape in shapes)
-    A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
+    A, B = (matrix.detach().clone().requires_grad_() for matrix in (A, B))
     y = lora_forward(x, weight, bias, A, B, alpha=8)
     F.mse_loss(y, target).backward()
     moved = (y - F.linear(x, weight, bias)).abs().max()

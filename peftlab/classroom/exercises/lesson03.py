@@ -841,6 +841,7 @@ def look_attach(answer, case):
     ab = {str(p): matrices(a) for p, a in adapters.items()}
     seen["shapes"] = {p: [list(A.shape), list(B.shape)] for p, (A, B) in sorted(ab.items())}
     seen["output at the start"] = read(model, case.x).detach().clone()
+    seen["size of an entry of A @ x, when the entries of x are of size 1"] = sized(A for A, _ in ab.values())
     owned = {id(p) for p in model.parameters()}
     seen["A and B among the model's own parameters"] = [
         f"{letter} of {p}" for p, (A, B) in sorted(ab.items()) for letter, m in (("A", A), ("B", B)) if id(m) in owned
@@ -855,6 +856,13 @@ def look_attach(answer, case):
         seen[f"{letter} received a gradient"] = [p for p in sorted(ab) if getattr(ab[p][i], "grad", None) is not None]
     seen["base parameters changed"] = changed(before, base_parameters)
     return seen
+
+
+def sized(drawn):
+    """ "about 1" where `A @ x` is about as large as x, as `lora_init` is to draw it; else how large, over all matrices A."""
+    sizes = [(A.detach().double().pow(2).mean() * A.shape[1]).sqrt().item() for A in drawn]
+    size = sum(sizes) / max(1, len(sizes))
+    return "about 1" if 0.25 < size < 2 else f"about {size:.2g}"
 
 
 class AB(nn.Module):
@@ -911,7 +919,7 @@ def two_hooks(model, targets, r, alpha):
     adapters = {}
     for path, layer in layers(model, targets):
         d_out, d_in = layer.weight.shape
-        A, B = nn.Parameter(torch.randn(r, d_in)), nn.Parameter(torch.zeros(d_out, r))
+        A, B = nn.Parameter(torch.randn(r, d_in) / d_in**0.5), nn.Parameter(torch.zeros(d_out, r))
         layer.register_parameter("lora_A", A)
         layer.register_parameter("lora_B", B)
         kept = {}
@@ -1022,6 +1030,20 @@ def b_not_zero(model, targets, r, alpha):
     def make(layer, r, alpha):
         adapter = AB(layer, r, alpha)
         nn.init.normal_(adapter.B, generator=torch.Generator().manual_seed(5))
+        return adapter
+
+    return _attach(model, targets, r, alpha, make=make)
+
+
+@lora_attach.slip(
+    "A starts far larger than it should: training then takes steps that are too long, on any model. Which of your functions "
+    "draws A of the right size?"
+)
+def a_of_any_size(model, targets, r, alpha):
+    def make(layer, r, alpha):
+        adapter = AB(layer, r, alpha)
+        with torch.no_grad():
+            adapter.A.mul_(10)
         return adapter
 
     return _attach(model, targets, r, alpha, make=make)
