@@ -1,6 +1,19 @@
 """The one idea of this package: an adapter is what you do before and after a frozen layer."""
+from dataclasses import dataclass, field
+
 import torch
 from torch import nn
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a method stands in the files of `peft`, beside the names of its tensors."""
+
+    peft_type: str = ""                             # what adapter_config.json calls the method
+    fixed: dict = field(default_factory=dict)       # fields that have one value for this method
+    unused: tuple = ()                              # fields that `peft` writes and does not use
+    repeated: tuple = ()                            # ends of names that stand there once more for every layer; not read
+    one_target: bool = False                        # whether target_modules is one name, not a list or a pattern
 
 
 class Adapter(nn.Module):
@@ -9,14 +22,6 @@ class Adapter(nn.Module):
     A method is a subclass with an `__init__` that makes its parameters and a `before`, an `after`, or both.
     The keywords of `__init__` are the field names of the method's `peft` configuration.
     """
-
-    peft_type = ""      # what `peft` calls the method in adapter_config.json
-    config = {}         # entries of adapter_config.json that are fixed for this method
-    keys = {}           # our tensor's name -> the end of its name in the file, or all of it ("base_model.") if shared
-    unused = ()         # fields of the configuration that `peft` writes and does not use
-    repeated = ()       # ends of names that `peft` writes once more for every layer, and that are not read
-    one_target = False  # whether `peft` writes the target as one name, not as a list or a pattern
-    argument = 0        # which positional argument of the layer is x
 
     def __init__(self, layer):
         super().__init__()
@@ -29,6 +34,10 @@ class Adapter(nn.Module):
     def after(self, x, y):
         """What leaves it instead of `y`, of the same shape; `x` is what went in, after `before`."""
         return y
+
+    argument = 0        # which positional argument of the layer is x
+    keys = {}           # our tensor's name -> the end of its name in the file, or all of it ("base_model.") if shared
+    in_peft = Format()
 
     @classmethod
     def among(cls, layers, **options):
@@ -110,7 +119,12 @@ def linear(layer):
     return shape(layer)
 
 
-def bare(layer, x):
+def embedding_scale(layer):
+    """What an embedding multiplies its rows by: 1, if it is not one of those that scale them, as Gemma's does."""
+    return getattr(layer, "embed_scale", 1.0)
+
+
+def without_adapters(layer, x):
     """What the frozen layer alone makes of `x`, past the adapters on it, computed in its own precision."""
     own = next(layer.parameters(recurse=False), x)
     return layer.forward(x.to(own.dtype)).to(x.dtype)
@@ -134,7 +148,7 @@ class FullFineTuning(Adapter):
 
     @property
     def keys(self):
-        return {f"copy.{name}": name for name, p in self.copy._parameters.items() if p is not None}
+        return {f"copy.{name}": name for name in self.copy.state_dict()}              # with the statistics of a BatchNorm
 
     def after(self, x, y):
         return self.copy(x)
@@ -148,10 +162,10 @@ def bare_copy(layer):
     """A trainable copy of one layer, its parameters and settings, without what hangs on it (hooks, adapters)."""
     new = type(layer).__new__(type(layer))
     nn.Module.__init__(new)
-    ours = ("switch", "hooks", "unmerged", "training")
+    ours = ("switch", "hooks", "unmerged", "held", "training")
     new.__dict__.update({k: v for k, v in layer.__dict__.items() if not k.startswith("_") and k not in ours})
     for name, p in layer._parameters.items():
         new.register_parameter(name, None if p is None else nn.Parameter(p.detach().clone()))
     for name, b in layer._buffers.items():
-        new.register_buffer(name, None if b is None else b.clone())
+        new.register_buffer(name, None if b is None else b.clone(), persistent=name not in layer._non_persistent_buffers_set)
     return new

@@ -3,18 +3,19 @@
 Trains r (d_in + d_out) parameters a layer. It starts as the base model, since B is zero, and can be merged.
 """
 import math
-import re
 
 import torch.nn.functional as F
 from torch import empty, nn, randn, zeros
 
-from peftlab.adapter import Adapter, linear, shape
+from peftlab.adapter import Adapter, Format, embedding_scale, linear, shape
+from peftlab.layers import matches
 
 
 class LoRA(Adapter):
     """y = W x + s B A x"""
 
-    peft_type, keys = "LORA", {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+    keys = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+    in_peft = Format("LORA")
 
     def __init__(self, layer, r=8, lora_alpha=8, lora_dropout=0.0, use_rslora=False):
         super().__init__(layer)
@@ -35,7 +36,7 @@ class LoRA(Adapter):
     def per_layer(cls, path, rank_pattern=None, alpha_pattern=None, **options):
         """`rank_pattern` and `alpha_pattern`: {end of a path, or regular expression: the r, or the lora_alpha, there}."""
         for option, pattern in (("r", rank_pattern), ("lora_alpha", alpha_pattern)):
-            fits = [value for end, value in (pattern or {}).items() if re.match(rf"(.*\.)?({end})$", path)]
+            fits = [value for end, value in (pattern or {}).items() if matches(rf"(.*\.)?({end})", path)]
             options |= {option: fits[0]} if fits else {}
         return options
 
@@ -47,8 +48,8 @@ class LoRA(Adapter):
 class LoRAEmbedding(LoRA):
     """y = W[x] + s B A[x], on an embedding: x picks a column of A, which starts at zero here, and B does not."""
 
-    peft_type = ""                                           # part of a LoRA, no method of its own
     keys = {"lora_A": "lora_embedding_A", "lora_B": "lora_embedding_B"}
+    in_peft = Format()                                       # part of a LoRA, no method of its own
 
     def __init__(self, layer, r=8, lora_alpha=8, lora_dropout=0.0, use_rslora=False):
         Adapter.__init__(self, layer)                        # dropout is for what enters: ids cannot be scaled
@@ -57,4 +58,4 @@ class LoRAEmbedding(LoRA):
         self.scaling = lora_alpha / (math.sqrt(r) if use_rslora else r)
 
     def after(self, x, y):
-        return y + self.scaling * F.linear(F.embedding(x, self.lora_A.T), self.lora_B)
+        return y + embedding_scale(self.layer) * self.scaling * F.linear(F.embedding(x, self.lora_A.T), self.lora_B)
