@@ -205,3 +205,23 @@ def test_a_file_that_is_no_notebook_any_more_stays(course):
 def test_a_solution_without_a_check_is_refused():
     with pytest.raises(ValueError, match="followed by no check"):
         build.complete("01-sample", SOURCE.format(ending="x").split("# %%\ncheck")[0])
+
+
+def test_the_glossary_lies_beside_the_copies_and_an_edited_one_stays(course, tmp_path):
+    (tmp_path / "docs").mkdir()
+    glossary = tmp_path / "docs" / "glossary.md"
+    glossary.write_text("- **rank**: one", encoding="utf-8")
+    work = course("first")
+    copies.make_copies(work)
+    mine = work / "glossary.md"
+    assert mine.read_text(encoding="utf-8") == "- **rank**: one"
+    assert "](glossary.md)" in read(work / NAME).cells[0].source
+
+    glossary.write_text("- **rank**: two", encoding="utf-8")
+    copies.make_copies(work)
+    assert mine.read_text(encoding="utf-8") == "- **rank**: two"
+
+    mine.write_text("my notes", encoding="utf-8")
+    glossary.write_text("- **rank**: three", encoding="utf-8")
+    copies.make_copies(work)
+    assert mine.read_text(encoding="utf-8") == "my notes"
