@@ -1,5 +1,6 @@
 """The learner's own copies of the lessons: solutions taken out, outputs cleared, and never overwritten once edited."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 
-from .build import CHECK, NOTEBOOKS, fingerprint, folded
+from .build import CHECK, GLOSSARY, NOTEBOOKS, fingerprint, folded
 
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(.*?)^[ \t]*### END SOLUTION[ \t]*\n?", re.MULTILINE | re.DOTALL)
 HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS[ \t]*\n?", re.MULTILINE | re.DOTALL)
@@ -23,6 +24,7 @@ def learner_copy(notebook):
     solutions, due = [], []  # solutions seen since the last check; those to fold in after the hints
     for cell in notebook.cells:
         cell = nbformat.from_dict(cell)
+        cell.source = cell.source.replace(GLOSSARY, "[Glossary](glossary.md)")  # which lies beside the copies
         if due and not cell.source.startswith("<details>"):
             copy.cells.append(due.pop())
         if cell.cell_type == "code":
@@ -74,6 +76,7 @@ def make_copies(work):
             said.append(f"{beside.name}: the lesson has changed; your edited {path.name} stays as it is")
         if given.get(path.name) != mark:
             remember(work, given, path.name, mark)
+    _bring_glossary(work, given)
     return said
 
 
@@ -91,6 +94,23 @@ def _set_aside(path):
     aside = _free_name(path, "run")
     path.rename(aside)
     return aside
+
+
+def _bring_glossary(work, given):
+    """Put the glossary beside the lessons; one that was edited is left alone."""
+    source, path = NOTEBOOKS.parent / "docs" / "glossary.md", work / "glossary.md"
+    if not source.exists():
+        return
+    text = source.read_text(encoding="utf-8")
+    mark, there = _hash(text), _hash(path.read_text(encoding="utf-8")) if path.exists() else None
+    if there != mark and there in (None, given.get(path.name)):
+        _atomic(path, text)
+    if given.get(path.name) != mark and there in (None, mark, given.get(path.name)):
+        remember(work, given, path.name, mark)
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _remembered(work, said):

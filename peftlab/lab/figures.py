@@ -169,8 +169,8 @@ def lost_in_merge(sizes, lost, yours=()):
     axes.axhline(1, color="black", linestyle=":", linewidth=1)
     axes.set(
         title="What rounding takes from an update when it is merged",
-        xlabel="size of the update, as a share of the weight's",
-        ylabel="share of the update lost",
+        xlabel="norm of the update / norm of the weight",
+        ylabel="norm of what is lost / norm of the update",
     )
     fig.legend(loc="outside right center", frameon=False)
     return fig
@@ -183,8 +183,8 @@ def growth(updates, title):
     limit = colour_limit(updates.values())
     for axes, (step, update) in zip(panels, updates.items()):
         image = axes.imshow(update.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
-        axes.set(title=f"step {step}", xlabel="what enters", xticks=[], yticks=[])
-    panels[0].set_ylabel("what leaves")
+        axes.set(title=f"step {step}", xlabel="inputs", xticks=[], yticks=[])
+    panels[0].set_ylabel("outputs")
     fig.colorbar(image, ax=panels, label="change of one weight", extend="both")
     fig.suptitle(title)
     return fig
@@ -437,4 +437,40 @@ def patterns(panels, title, xlabel, ylabel):
     fig.axes[0].set_ylabel(ylabel)
     fig.colorbar(image, ax=fig.axes, label="weight")
     fig.suptitle(title)
+    return fig
+
+
+def kept_in_a_block():
+    """A block of an encoder as two rows of parts, with the tensors between them and which of these are kept (no data)."""
+    always, sometimes, never = PALETTE[0], PALETTE[4], "#ffffff"
+    rows = [
+        [("x", "d", sometimes), "query\nkey\nvalue", ("q, k, v", "3 d", always), "attention", ("context", "d", always),
+         "attention.\noutput", ("", "d", never), "+ x", ("sum", "d", always), "norm"],
+        [("normed", "d", sometimes), "inter-\nmediate", ("wide", "ff", always), "activation\nfunction", ("active", "ff", sometimes),
+         "output", ("", "d", never), "+\nnormed", ("sum", "d", always), "norm"],
+    ]  # fmt: skip
+    fig = Figure(figsize=(8.2, 3.4), layout="constrained")
+    axes = fig.subplots()
+    for i, row in enumerate(rows):
+        middle, at = -2.6 * i, 0.0
+        for piece in row:
+            if isinstance(piece, str):
+                axes.text(at + 0.65, middle, piece, ha="center", va="center", size=8)
+                axes.add_patch(_box(at, middle, 1.3, 1.3, PALETTE[6]))
+                axes.patches[-1].set_alpha(0.12)
+                at += 1.5
+                continue
+            name, width, colour = piece
+            axes.add_patch(_box(at, middle, 1.05, 0.7, colour))
+            axes.patches[-1].set(alpha=0.55, hatch="//" if colour == sometimes else "")
+            patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.text(at + 0.52, middle, name, ha="center", va="center", size=8, bbox=patch if name else None)
+            axes.text(at + 0.52, middle - 0.55, width, ha="center", va="top", size=8)
+            at += 1.25
+    marks = [Rectangle((0, 0), 1, 1, facecolor=c, alpha=0.55, edgecolor="black", hatch=h)
+             for c, h in ((always, ""), (sometimes, "//"), (never, ""))]  # fmt: skip
+    names = ["always kept", "kept if a layer that reads it is trained", "not kept"]
+    fig.legend(marks, names, loc="outside lower center", ncols=3, frameon=False)
+    axes.set(xlim=(-0.1, 13.9), ylim=(-3.7, 0.9), aspect="equal")
+    axes.axis("off")
     return fig

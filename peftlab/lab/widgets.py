@@ -90,8 +90,8 @@ def growing_update(updates, weight, r):
         kept = (U[:, :ranks_kept] * S[:ranks_kept]) @ Vh[:ranks_kept]
         share = float(S[:ranks_kept].square().sum() / S.square().sum()) if S.any() else 1.0
         told = (
-            f"Step {step}, {ranks_kept} of {r} ranks: the size of this update is {kept.norm():.2f}, "
-            f"{kept.norm() / size:.0%} of the frozen weight's; it holds {share:.1%} of the update by then, counted in squares."
+            f"Step {step}, {ranks_kept} of {r} ranks: the Frobenius norm of this update is {kept.norm():.2f}, "
+            f"{kept.norm() / size:.0%} of the frozen weight's; it has {share:.1%} of the squared norm of the whole update by then."
         )
         return f"<p role='status' aria-live='polite'>{told}</p>{heat_map(kept.numpy(), limit, told)}"
 

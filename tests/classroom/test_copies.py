@@ -232,3 +232,23 @@ def test_a_copy_has_the_modes_that_its_user_wants(course):
         assert (work / NAME).stat().st_mode & 0o777 == 0o640
     finally:
         os.umask(old)
+
+
+def test_the_glossary_lies_beside_the_copies_and_an_edited_one_stays(course, tmp_path):
+    (tmp_path / "docs").mkdir()
+    glossary = tmp_path / "docs" / "glossary.md"
+    glossary.write_text("- **rank**: one", encoding="utf-8")
+    work = course("first")
+    copies.make_copies(work)
+    mine = work / "glossary.md"
+    assert mine.read_text(encoding="utf-8") == "- **rank**: one"
+    assert "](glossary.md)" in read(work / NAME).cells[0].source
+
+    glossary.write_text("- **rank**: two", encoding="utf-8")
+    copies.make_copies(work)
+    assert mine.read_text(encoding="utf-8") == "- **rank**: two"
+
+    mine.write_text("my notes", encoding="utf-8")
+    glossary.write_text("- **rank**: three", encoding="utf-8")
+    copies.make_copies(work)
+    assert mine.read_text(encoding="utf-8") == "my notes"

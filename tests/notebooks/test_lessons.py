@@ -77,6 +77,7 @@ def test_the_header_says_minutes_seconds_and_what_comes_before(name):
 # Numbers that come from no cell, and why they may stand in prose.
 KNOWN = {
     "01-what-fine-tuning-costs": {"0.1": "quoted as said elsewhere, and then counted"},
+    "03-lora": {"95": "the level of the intervals", "100": "in 95 of 100 experiments"},
 }
 PLAIN = re.compile(  # no claims of ours: links, code, formulas, what is folded, sources, predictions offered as choices
     r"https?://\S+|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<details>.*?</details>|arXiv:\S+|^Sources:.*?(?:\n\n|\Z)|\A\*\*Predict\..*",
