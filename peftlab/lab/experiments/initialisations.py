@@ -18,7 +18,7 @@ STARTS = {  # name -> (method, rank, learning rates)
     "lora": (LoRA, 8, [0.003, 0.01, 0.03]),
     "pissa": (PiSSA, 8, [0.001, 0.003, 0.01]),
     "olora": (OLoRA, 8, [0.001, 0.003, 0.01]),
-    "mica": (MiCA, 8, [0.003, 0.01, 0.03, 0.1]),
+    "mica": (MiCA, 8, [0.01, 0.03, 0.1]),
     "lora, r = 4": (LoRA, 4, [0.003, 0.01, 0.03]),
     "mica, r = 9": (MiCA, 9, [0.003, 0.01, 0.03]),
 }

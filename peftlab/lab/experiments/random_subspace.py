@@ -19,7 +19,7 @@ RATES = {"subspace": [0.1, 0.3], "full": [0.001, 0.003]}
 
 
 def plan(toy=False):
-    seeds, steps = (range(1), 2) if toy else (range(6), 100)
+    seeds, steps = (range(1), 2) if toy else (range(5), 100)
     return [
         {"target": target, "d": d, "lr": lr, "steps": steps, "seed": seed}
         for seed in seeds
