@@ -7,7 +7,7 @@ r (d_in + d_out) + r parameters a layer, r = init_r; starts as the base model (E
 import torch
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class AdaLoRA(Adapter):
@@ -20,8 +20,8 @@ class AdaLoRA(Adapter):
     loop knows it, `peft` loads only files that have it.
     """
 
-    peft_type, keys = "ADALORA", {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"}
-    unused = ("r",)
+    keys = {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"}
+    in_peft = Format("ADALORA", unused=("r",))
 
     def __init__(self, layer, init_r=12, target_r=8, lora_alpha=8, lora_dropout=0.0, tinit=0, tfinal=0, deltaT=1,
                  beta1=0.85, beta2=0.85, orth_reg_weight=0.5, total_step=None):
