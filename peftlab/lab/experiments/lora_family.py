@@ -14,7 +14,6 @@ from peftlab.lab.training import answers, own_loss, rows_of, schedule, train, tr
 from peftlab.methods import AdaLoRA, DoRA, LoRA
 
 USES = ("polyglot-350k",)
-MOVING = {"tinit": 10, "tfinal": 20, "deltaT": 5}
 KINDS = {  # name -> (method, options, how many times as fast B learns, learning rates)
     "LoRA": (LoRA, {"r": 8}, 1, [0.003, 0.01, 0.03]),
     "rsLoRA": (LoRA, {"r": 8, "use_rslora": True}, 1, [0.001, 0.003, 0.0055, 0.01, 0.03]),
@@ -24,7 +23,7 @@ KINDS = {  # name -> (method, options, how many times as fast B learns, learning
     "rsLoRA, r = 32": (LoRA, {"r": 32, "use_rslora": True}, 1, [0.001, 0.003, 0.01]),
     "LoRA+, ratio 4": (LoRA, {"r": 8}, 4, [0.001, 0.003, 0.01, 0.03]),
     "LoRA+, ratio 16": (LoRA, {"r": 8}, 16, [0.0003, 0.001, 0.003, 0.01]),
-    "AdaLoRA, 6 to 3": (AdaLoRA, {"init_r": 6, "target_r": 3, **MOVING}, 1, [0.01, 0.03, 0.1]),
+    "AdaLoRA, 6 to 3": (AdaLoRA, {"init_r": 6, "target_r": 3}, 1, [0.01, 0.03, 0.1]),
 }
 
 
@@ -41,10 +40,12 @@ def plan(toy=False):
 def run(config, device):
     model, tokenizer = pl.lab.load_base("polyglot-350k")
     method, options, ratio, _ = KINDS[config["kind"]]
-    torch.manual_seed(config["seed"])
+    data, collate, steps, seed = polyglot.dataset("it"), answers(tokenizer), config["steps"], config["seed"]
+    if method is AdaLoRA:
+        options = options | {"tinit": steps // 8, "tfinal": steps // 4, "deltaT": max(1, steps // 16)}
+    torch.manual_seed(seed)
     pl.attach(model, method, "all-linear", lora_alpha=16, **options)
     model.to(device)
-    data, collate, steps, seed = polyglot.dataset("it"), answers(tokenizer), config["steps"], config["seed"]
     if method is AdaLoRA:
         losses = []
 
