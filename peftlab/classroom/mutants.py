@@ -161,7 +161,6 @@ WHY = {
     "lora-init": "How widely `A` is spread is left to the learner, within a factor: methods differ in it. A bias of a layer that is thrown away does not matter.",
     "pissa-start": "Without `full_matrices=False` more vectors come, and none of them is used.",
     "pissa-as-lora": "A stack and its factor, put down in another order that says the same: dimension 1 is the last, and two ranks cancel.",
-    "adalora-keep": "Zeros and ones select as False and True do.",
     "prompt-in-front": "A mask of ones and zeros in floating point is read as one in whole numbers.",
     "prompt-start": "More repetitions than needed, and the rest is cut off.",
     "prefix-attention": "Dimension 1 of a matrix is its last.",

@@ -142,12 +142,18 @@ def low_rank(d_in=9, d_out=6, r=2):
     return fig
 
 
-def lines(x, series, title, xlabel, ylabel, marks=8):
-    """Lines over a plain x: `series` maps names to values; about `marks` markers on each line."""
+def lines(x, series, title, xlabel, ylabel, marks=8, points=()):
+    """Lines over a plain x: `series` maps names to values; about `marks` markers on each line.
+
+    points: the names of those that are drawn as open markers without a line, so that a line they lie on can be seen.
+    """
     fig = Figure(figsize=(8.2, 3.6), layout="constrained")
     axes = fig.subplots()
     every = max(1, len(x) // marks)
     for i, (name, y) in enumerate(series.items()):
+        if name in points:
+            axes.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markersize=10, linestyle="none", fillstyle="none", label=name)
+            continue
         offset = i * every // max(1, len(series))            # markers of two lines that coincide stand side by side
         axes.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markevery=(offset, every), label=name)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None), xlim=(0, None))
@@ -190,14 +196,14 @@ def growth(updates, title):
     return fig
 
 
-def matrices(panels, title):
+def matrices(panels, title, label="entry of the matrix"):
     """Small heat maps side by side on one colour scale: `panels` maps a name to a (d_out, d_in) tensor."""
     fig = Figure(figsize=(8.2, 1.6), layout="constrained")
     limit = colour_limit(panels.values())
     for axes, (name, matrix) in zip(fig.subplots(1, len(panels)), panels.items()):
         image = axes.imshow(matrix.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set(title=name, xticks=[], yticks=[])
-    fig.colorbar(image, ax=fig.axes, label="change", extend="both")
+    fig.colorbar(image, ax=fig.axes, label=label, extend="both")
     fig.suptitle(title)
     return fig
 
@@ -248,10 +254,10 @@ def small_vectors():
     return fig
 
 
-def intervals(labels, series, title, xlabel, ylabel, band=None, levels=()):
+def intervals(labels, series, title, xlabel, ylabel, band=None, levels=(), joined=True):
     """Means with intervals over a few categories: `series` maps a name to one (mean, half width) per label, or None.
 
-    band: (low, high, name), a shaded range of y; levels: name -> a dotted line.
+    band: (low, high, name), a shaded range of y; levels: name -> a dotted line; joined: by a line, for categories in an order.
     """
     fig = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = fig.subplots()
@@ -261,7 +267,8 @@ def intervals(labels, series, title, xlabel, ylabel, band=None, levels=()):
         shift = 0.07 * (i - (len(series) - 1) / 2)           # side by side, so that no interval hides another
         kept = [(x + shift, *point) for x, point in enumerate(points) if point]
         x, mean, half = zip(*kept)
-        axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], capsize=3, linewidth=1, label=name)
+        line = {"linewidth": 1} if joined else {"linestyle": "none", "elinewidth": 1}
+        axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], capsize=3, label=name, **line)
     for style, (name, y) in zip((":", "--"), dict(levels).items()):
         axes.axhline(y, color="black", linestyle=style, linewidth=1, label=name)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -343,7 +350,7 @@ def adapter_places():
 
 
 def turned_row():
-    """One row of a weight as an arrow: LoRA moves its tip; DoRA turns it, then sets its length (numbers, not data)."""
+    """One row of a weight as an arrow: LoRA moves its tip; DoRA turns it, then sets its norm (numbers, not data)."""
     from math import cos, pi, sin
 
     fig = Figure(figsize=(8.2, 3.4), layout="constrained")
@@ -357,27 +364,31 @@ def turned_row():
         axes.text(tip[0] + shift[0], tip[1] + shift[1], text, color=colour)
 
     left, right = fig.subplots(1, 2, sharey=True)
-    for axes, title in ((left, "LoRA: the tip moves"), (right, "DoRA: turned, then its length set")):
+    for axes, title in ((left, "LoRA: the tip moves"), (right, "DoRA: turned, then its norm set")):
         arrow(axes, (0, 0), start, PALETTE[6], "row of W", (0.1, -0.1))
         axes.set(title=title, xlim=(-0.2, 3.2), ylim=(-0.2, 2.8), xticks=[], yticks=[], aspect="equal")
     arrow(left, start, end, PALETTE[1], "row of s B A added", (0.1, 0.1))
     arrow(left, (0, 0), end, PALETTE[0], "row of V", (-0.95, 0.05))
     angles = [i * pi / 120 for i in range(61)]
     right.plot([length * cos(a) for a in angles], [length * sin(a) for a in angles], ":", color=PALETTE[6])
-    arrow(right, turned, final, PALETTE[1], "m sets the length", (0.1, 0.05))
+    arrow(right, turned, final, PALETTE[1], "m sets the norm", (0.1, 0.05))
     arrow(right, (0, 0), turned, PALETTE[0], "V sets the direction", (0.3, -0.15))
     return fig
 
 
 def budget(kept):
-    """How many triplets each layer keeps: `kept` maps a step to {path of a layer: number}."""
+    """How many triplets each layer keeps, as numbers on colours: `kept` maps a step to {path of a layer: number}."""
     steps, paths = list(kept), list(next(iter(kept.values())))
     fig = Figure(figsize=(8.2, 1.2 + 0.2 * len(paths)), layout="constrained")
     axes = fig.subplots()
-    image = axes.imshow([[kept[s][p] for s in steps] for p in paths], cmap="cividis", aspect="auto", vmin=0)
+    values = [[kept[s][p] for s in steps] for p in paths]
+    image, most = axes.imshow(values, cmap="cividis", aspect="auto", vmin=0), max(map(max, values))
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, value, ha="center", va="center", size=8, color="black" if value > most / 2 else "white")
     axes.set_xticks(range(len(steps)), steps)
     axes.set_yticks(range(len(paths)), [p.replace("model.layers.", "").replace(".weight", "") for p in paths], size=7)
-    axes.set(title="Where the budget goes", xlabel="step", ylabel="block and linear layer")
+    axes.set(title="Triplets that each layer keeps", xlabel="training step", ylabel="block and linear layer")
     fig.colorbar(image, label="triplets kept")
     return fig
 
