@@ -1,7 +1,8 @@
 """Adapters and LoRA at equal size: Italian on polyglot-350k with four budgets, six seeds, on the CPU.
 
-A budget is what LoRA of rank 1, 2, 4 or 8 on every linear layer trains; the others are made as wide as comes nearest to
-it. "lora-there" is LoRA on the two layers that Houlsby adapts, "houlsby-linear" is Houlsby without the non-linearity.
+A budget is a number of trainable parameters, and each method has the largest rank or width that fits it: LoRA of rank 1, 2, 4
+or 8 on every linear layer. "lora-there" is LoRA on the two layers that Houlsby adapts, "houlsby-linear" is Houlsby without the
+non-linearity.
 Seeds 0 and 1 sweep three learning rates a method, a factor of two apart; the others have the one whose training loss was
 lowest on those two.
 """
@@ -17,11 +18,11 @@ from peftlab.methods import Houlsby, LoRA, ParallelAdapter, Pfeiffer
 
 USES = ("polyglot-350k",)
 STEPS = 100
-RANKS = (1, 2, 4, 8)  # the budgets, as ranks of LoRA on every linear layer: 5,472 parameters each
+BUDGETS = (5_500, 11_000, 22_000, 44_000)
 THERE, BLOCK, MLP = ["o_proj", "down_proj"], r"model\.layers\.\d+", ["mlp"]
 WIDTHS = {
     "lora": ("r", 1, 2, 4, 8),
-    "lora-there": ("r", 3, 7, 13, 27),
+    "lora-there": ("r", 3, 6, 13, 26),
     "houlsby": ("m", 4, 9, 18, 37),
     "houlsby-linear": ("m", 4, 9, 18, 37),
     "pfeiffer": ("m", 9, 18, 37, 75),
@@ -35,16 +36,16 @@ RATES = {
     "pfeiffer": [0.01, 0.02, 0.04],
     "parallel": [0.005, 0.01, 0.02],
 }
-CHOSEN = {}  # (method, rank of the budget): the learning rate that seeds 0 and 1 chose, by their training loss
+CHOSEN = {}  # (method, budget): the learning rate that seeds 0 and 1 chose, by their training loss
 
 
 def plan(toy=False):
     due = []
     for seed in range(1 if toy else 6):
         for method, rates in RATES.items():
-            for rank in RANKS[: 1 if toy else None]:
-                kept = rates if seed < 2 else CHOSEN.get((method, rank), [])
-                due += [(seed, method, rank, lr) for lr in (kept if isinstance(kept, list) else [kept])]
+            for budget in BUDGETS[: 1 if toy else None]:
+                kept = rates if seed < 2 else CHOSEN.get((method, budget), [])
+                due += [(seed, method, budget, lr) for lr in (kept if isinstance(kept, list) else [kept])]
     steps = 3 if toy else STEPS
     return [dict(zip(("seed", "method", "budget", "lr"), one)) | {"steps": steps} for one in due]
 
@@ -54,10 +55,10 @@ def rows(language, split="train"):
     return list(polyglot.dataset(language, split))
 
 
-def put_on(model, method, rank):
-    """Attach a method in the size that belongs to a budget."""
+def put_on(model, method, budget):
+    """Attach a method in the largest size that fits a budget."""
     name, *sizes = WIDTHS[method]
-    size = sizes[RANKS.index(rank)]
+    size = sizes[BUDGETS.index(budget)]
     if name == "r":
         pl.attach(model, LoRA, "all-linear" if method == "lora" else THERE, r=size, lora_alpha=2 * size)
         return
