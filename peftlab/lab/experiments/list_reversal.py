@@ -47,11 +47,12 @@ def plan(toy=False):
                 for method, rates in RATES.items():
                     due += [(seed, layers, task, method, lr, steps) for lr in rates]
             due.append((seed, layers, "reverse", "prefix-40", 0.1, LONG))
-    for seed in [] if toy else range(3, 6):
-        for layers in (1, 2):
-            due += [(seed, layers, "reverse", m, lr[layers - 1], STEPS["reverse"]) for m, lr in CHOSEN.items()]
-            due.append((seed, layers, "reverse", "prefix-40", 0.1, LONG))
-    due += [(seed, 1, "reverse", "prefix-400", 0.1, STEPS["reverse"]) for seed in range(0 if toy else 6)]
+    if not toy:
+        due += [(seed, 1, "reverse", "prefix-400", 0.1, STEPS["reverse"]) for seed in range(3)]
+        for seed in range(3, 6):
+            for layers in (2, 1):
+                due.append((seed, layers, "reverse", "prefix-40", 0.1, LONG))
+                due += [(seed, layers, "reverse", m, lr[layers - 1], STEPS["reverse"]) for m, lr in CHOSEN.items()]
     if toy:
         due = [(*one[:5], 3) for one in due if one[3] in ("prefix-10", "lora-2")][:3]
     return [dict(zip(("seed", "layers", "task", "method", "lr", "steps"), one)) for one in due]

@@ -2,7 +2,7 @@
 
 Prompt tuning of ten tokens calls up Spanish in polyglot-350k, which is asked for without a tag. The starts: words, numbers from
 N(0, 1), and the same numbers made as small as the embeddings' entries. P-tuning, which trains a network that makes the
-prompt, has rates of its own. "gated" is the prefix with a gate, on Italian, twice the steps: is it its learning rate that
+prompt, has rates of its own. "gated" is the prefix with a gate, on Italian, three seeds, twice the steps: is it its learning rate that
 keeps it from learning?
 """
 
@@ -16,7 +16,7 @@ from peftlab.methods import AdaptionPrompt, PromptTuning, PTuning
 
 USES = ("polyglot-350k",)
 RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
-SPANISH = {"words": RATES, "N(0, 1)": [*RATES, 1.0], "small": RATES, "p-tuning": [0.0003, 0.001, 0.003]}
+SPANISH = {"words": RATES, "N(0, 1)": [*RATES, 1.0], "small": RATES, "p-tuning": [0.001, 0.003]}
 ITALIAN = {"gated": [0.03, 0.1, 0.3, 1.0]}
 
 
@@ -26,6 +26,7 @@ def plan(toy=False):
         for seed in range(1 if toy else 6)
         for language, steps, starts in (("es", 60, SPANISH), ("it", 120, ITALIAN))
         for start, rates in starts.items()
+        if language == "es" or seed < 3
         for lr in rates[: 1 if toy else None]
     ]
 
