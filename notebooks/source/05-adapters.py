@@ -93,7 +93,12 @@ check("adapter-bottleneck", bottleneck)
 def adapter_start(d, m):
     """D, (m, d), a, (m,), U, (d, m), and b, (d,): nearly nothing, and ready to learn."""
     ### BEGIN SOLUTION
-    return 0.02 * torch.randn(m, d), torch.zeros(m), 0.02 * torch.randn(d, m), torch.zeros(d)
+    return (
+        0.02 * torch.randn(m, d),
+        torch.zeros(m),
+        0.02 * torch.randn(d, m),
+        torch.zeros(d),
+    )
     ### END SOLUTION
 
 
@@ -138,11 +143,19 @@ for spread in (0, 0.001, 0.02, 0.1, 0.3, 1, "yours"):
     print(f"gradient of all D {of_D:6.4f}, of all U {of_U:6.4f}")
 
 # %%
-assert starts[0] == (starts[0.001][0], 0, 0), "at zero: as good as before, and no gradient for either"
+assert starts[0] == (starts[0.001][0], 0, 0), (
+    "at zero: as good as before, and no gradient for either"
+)
 assert min(starts[0.02][1:]) > 0, "both small and random: a gradient for both"
-assert max(starts["yours"][1:]) > 0, "yours: a gradient for D or for U, or it never learns"
-assert abs(starts["yours"][0] - starts[0][0]) < 0.05, "yours: the model still counts in Spanish"
-assert max(starts[0.3][0], starts[1][0]) < 0.5 * starts[0][0], "too large: Spanish is gone"
+assert max(starts["yours"][1:]) > 0, (
+    "yours: a gradient for D or for U, or it never learns"
+)
+assert abs(starts["yours"][0] - starts[0][0]) < 0.05, (
+    "yours: the model still counts in Spanish"
+)
+assert max(starts[0.3][0], starts[1][0]) < 0.5 * starts[0][0], (
+    "too large: Spanish is gone"
+)
 
 # %% [markdown]
 # With both at zero no gradient reaches either: the gradient of `D` comes back through `U`, and that of `U` is made of what `D` lets through. If yours has `U` at zero and `D` at random, the gradient of `D` is zero
@@ -188,7 +201,7 @@ check("adapter-places", block)
 
 # %%
 def nonlinearity(f, x, y):
-    """How far f is from W x + c at these two inputs, (..., d_in); zero if it is affine."""
+    """How far f is from W x + c at these two inputs, (..., d_in); zero if affine."""
     ### BEGIN SOLUTION
     return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).norm()
     ### END SOLUTION
@@ -215,7 +228,9 @@ x, y = torch.randn(2, 64, 24, dtype=torch.float64)
 functions = {}
 for name, (method, options) in asked.items():
     model = nn.Sequential(nn.Linear(24, 16)).double()
-    model.load_state_dict({f"0.{key}": value for key, value in plain.state_dict().items()})
+    model.load_state_dict(
+        {f"0.{key}": value for key, value in plain.state_dict().items()}
+    )
     if method:
         pl.attach(model, method, ["0"], **options).double()
         for parameter in model[0].adapters.parameters():
@@ -225,7 +240,9 @@ for name, (method, options) in asked.items():
         share = (nonlinearity(model, x, y) / model(x).norm()).item()
     print(f"{name:16} non-linear by {share:.3f} of its output: ", end="")
     expected = name in ("adapter, silu", "adapter, relu")
-    assert (share > 0.05) == expected, f"{name}: should be {'far from' if expected else ''} zero"
+    assert (share > 0.05) == expected, (
+        f"{name}: should be {'far from' if expected else ''} zero"
+    )
     if method is None:
         print("a weight already")
         continue
@@ -244,7 +261,7 @@ for name, (method, options) in asked.items():
 # %%
 @torch.no_grad()
 def by_asking(f, d_in):
-    """The weight and bias that f seems to have, from its answers to zero and to the basis vectors."""
+    """Weight and bias that f seems to have, by its answers to 0 and the basis vectors."""
     c = f(torch.zeros(d_in, dtype=torch.float64))
     return (f(torch.eye(d_in, dtype=torch.float64)) - c).T, c
 
@@ -306,23 +323,41 @@ for task, target in targets.items():
         keep()
         kept[task, name] = snapshots
         trainable = sum(p.numel() for p in layer.parameters() if p.requires_grad)
-        run = train(layer, rows, **how, on_step=keep, loss=lambda f, b: F.mse_loss(f(b["x"]), b["y"]))
+        run = train(
+            layer,
+            rows,
+            **how,
+            on_step=keep,
+            loss=lambda f, b: F.mse_loss(f(b["x"]), b["y"]),
+        )
         left[task, name] = statistics.fmean(run.losses[-5:]) / before
-        print(f"{task:10} {name:20} {trainable:5} parameters: error left {left[task, name]:6.1%}")
+        print(f"{task:10} {name:20} {trainable:5} parameters: ", end="")
+        print(f"error left {left[task, name]:6.1%}")
     ones = torch.ones(len(inputs), 1)
-    for name, given in (("best matrix", inputs), ("best matrix and bias", torch.cat([inputs, ones], 1))):
+    for name, given in (
+        ("best matrix", inputs),
+        ("best matrix and bias", torch.cat([inputs, ones], 1)),
+    ):
         solved = given @ torch.linalg.lstsq(given, target).solution
         left[task, name] = F.mse_loss(solved, target).item() / before
-        print(f"{task:10} {name:20} {'':5} of any rank:  error left {left[task, name]:6.1%}")
+        print(
+            f"{task:10} {name:20} {'':5} of any rank:  error left {left[task, name]:6.1%}"
+        )
 
 # %%
 task = "low-rank"
-assert max(left[task, name] for name in students) < 0.05, "the low-rank task: all learn it"
+assert max(left[task, name] for name in students) < 0.05, (
+    "the low-rank task: all learn it"
+)
 assert left[task, "best matrix"] < 1e-6, "the low-rank task is a matrix"
 task = "non-linear"
-assert abs(left[task, "LoRA"] - left[task, "best matrix"]) < 0.02, "rank four does what any rank can"
+assert abs(left[task, "LoRA"] - left[task, "best matrix"]) < 0.02, (
+    "rank four does what any rank can"
+)
 affine = left[task, "best matrix and bias"]
-assert 0.05 < affine < 0.6 * left[task, "best matrix"], "the bias takes a large part of the error"
+assert 0.05 < affine < 0.6 * left[task, "best matrix"], (
+    "the bias takes a large part of the error"
+)
 for name in ("LoRA and a bias", "linear adapter"):
     assert abs(left[task, name] - affine) < 0.02, f"{name}: with a bias, and no further"
 assert left[task, "adapter"] < 0.1 * affine, "the rest takes the non-linearity"
@@ -342,7 +377,9 @@ def at_the_kink(task, step):
     """What each unit sees, (inputs, 4); the share of it on the fuller side of the kink;
     the non-linearity of the whole layer, as a share of its output."""
     parts = kept[task, "adapter"][step]
-    D, a, U, b = (parts[f"{part}.{kind}"] for part in ("down", "up") for kind in ("weight", "bias"))
+    D, a, U, b = (
+        parts[f"{part}.{kind}"] for part in ("down", "up") for kind in ("weight", "bias")
+    )
     seen = h @ D.T + a
     above = (seen > 0).float().mean(0)
 
@@ -375,17 +412,24 @@ def units(task, step):
     return f"<p role='status' aria-live='polite'>{told}</p>{picture}"
 
 
-widgets.explore(units, task=("low-rank", list(targets)), step=(0, list(range(0, 301, 10))))
+widgets.explore(
+    units, task=("low-rank", list(targets)), step=(0, list(range(0, 301, 10)))
+)
 
 # %% tags=["nbval-ignore-output"]
 for task in targets:
     for step in (0, 40, 300):
         _, one_side, share = at_the_kink(task, step)
-        print(f"{task:10} step {step:3}: {one_side:4.0%} on one side, non-linear by {share:.2f}")
+        print(f"{task:10} step {step:3}: {one_side:4.0%} on one side, ", end="")
+        print(f"non-linear by {share:.2f}")
 
 # %%
-assert at_the_kink("low-rank", 300)[1] > 0.9, "low-rank: nearly all inputs on one side of the kink"
-assert at_the_kink("non-linear", 300)[1] < 0.6, "non-linear: the kink in the middle of the inputs"
+assert at_the_kink("low-rank", 300)[1] > 0.9, (
+    "low-rank: nearly all inputs on one side of the kink"
+)
+assert at_the_kink("non-linear", 300)[1] < 0.6, (
+    "non-linear: the kink in the middle of the inputs"
+)
 fell = at_the_kink("low-rank", 300)[2] / at_the_kink("low-rank", 40)[2]
 assert fell < 0.6, "low-rank: less non-linear than it was on the way"
 
@@ -424,11 +468,15 @@ head = 1024 * 1024 + 1024 + 3 * 1025
 norms = r".*layer\.\d+\.output\.LayerNorm"
 size = pl.closed_form
 sizes = {
-    f"Pfeiffer, reduction factor {factor}": size(large, Pfeiffer, norms, reduction_factor=factor)
+    f"Pfeiffer, reduction factor {factor}": size(
+        large, Pfeiffer, norms, reduction_factor=factor
+    )
     for factor in (2, 8, 64)
 }
 for r in (8, 32):
-    sizes[f"LoRA on query and value, r = {r}"] = size(large, LoRA, ["query", "value"], r=r)
+    sizes[f"LoRA on query and value, r = {r}"] = size(
+        large, LoRA, ["query", "value"], r=r
+    )
 sizes["LoRA on every linear layer, r = 32"] = size(large, LoRA, "all-linear", r=32)
 for name, count in sizes.items():
     print(f"{name:35} {count:>11,}, with the head {(count + head) / 1e6:6.2f} million")
@@ -454,7 +502,10 @@ assert like_lora == 15, "the widest adapter of 24 places and width 1024 that fit
 # %% tags=["nbval-ignore-output", "heavy"]
 behind, a_block, budget = ["o_proj", "down_proj"], r"model\.layers\.\d+", 11_000
 m6, m3 = (adapter_width(budget, 96, places) for places in (6, 3))
-houlsby, a_place = {"reduction_factor": 96 / (m6 + 0.5)}, {"reduction_factor": 96 / (m3 + 0.5)}
+houlsby, a_place = (
+    {"reduction_factor": 96 / (m6 + 0.5)},
+    {"reduction_factor": 96 / (m3 + 0.5)},
+)
 tried = {
     "LoRA": (LoRA, "all-linear", 0.03, {"r": 2, "lora_alpha": 4}),
     "LoRA there": (LoRA, behind, 0.03, {"r": 6, "lora_alpha": 12}),
@@ -468,7 +519,14 @@ for name, (method, places, lr, options) in tried.items():
     model, tokenizer = pl.lab.load_base("polyglot-350k")
     torch.manual_seed(0)
     pl.attach(model, method, places, name="italian", **options)
-    train(model, polyglot.dataset("it"), answers(tokenizer), steps=100, lr=lr, progress=False)
+    train(
+        model,
+        polyglot.dataset("it"),
+        answers(tokenizer),
+        steps=100,
+        lr=lr,
+        progress=False,
+    )
     trained[name] = model
     found[name] = pl.count(model).trainable, polyglot.accuracy(model, tokenizer, "it")
     print(f"{name:16} {found[name][0]:>7,} trainable parameters: ", end="")
@@ -476,7 +534,9 @@ for name, (method, places, lr, options) in tried.items():
 
 # %% tags=["nbval-ignore-output", "heavy"]
 counts, right = zip(*found.values())
-assert max(counts) <= budget < 1.15 * min(counts), "about equal size, and none above the budget"
+assert max(counts) <= budget < 1.15 * min(counts), (
+    "about equal size, and none above the budget"
+)
 assert min(right) > 0.3, "each of them learns much of it"
 
 # %% [markdown]
@@ -508,7 +568,10 @@ print(f"{best['seed'].nunique()} seeds. {records.stamp(runs)}")
 figures.show(
     figures.intervals(
         [f"{b:,}" for b in budgets],
-        {label: [interval(right[name, b]) for b in budgets] for name, label in names.items()},
+        {
+            label: [interval(right[name, b]) for b in budgets]
+            for name, label in names.items()
+        },
         "Italian after a hundred steps, six seeds, 95 % confidence intervals",
         "trainable parameters, at most",
         "accuracy on unseen numbers",
@@ -519,6 +582,7 @@ figures.show(
 # %% [markdown]
 # Intervals of single rows say how far each may move. A difference is judged seed by seed, since the same seed draws the same batches for both: **paired differences**. A row that lies above zero with its whole interval is ahead of LoRA *here*; one that
 # does not is not decided.
+
 
 # %% tags=["nbval-ignore-output"]
 def gain(name, other, b):
@@ -637,7 +701,7 @@ cut = {"padding": True, "truncation": True, "max_length": 32, "return_tensors": 
 batches = {n: reader_tokenizer(sentences[:n], **cut) for n in (1, 16)}
 tokens = batches[16]["input_ids"].numel()
 frozen = pl.multiplications(reader, **batches[16])[0]
-print(f"{'the model alone':17} {frozen / tokens / 1e6:.2f} million multiplications per token")
+print(f"the model alone   {frozen / tokens / 1e6:.2f} million multiplications per token")
 readers = {}
 for name, (method, places, options) in ways.items():
     readers[name], _ = pl.lab.load_base("minilm-l6")
@@ -647,15 +711,21 @@ for name, (method, places, options) in ways.items():
         pl.merge(readers[name])
         pl.detach(readers[name], keep_merged=True)  # the hooks go too
     extra = pl.multiplications(readers[name], **batches[16])[0] - frozen
-    print(f"{name:17} {trainable:,} trained, {extra / tokens / 1e6:5.2f} million more, ", end="")
+    print(
+        f"{name:17} {trainable:,} trained, {extra / tokens / 1e6:5.2f} million more, ",
+        end="",
+    )
     print(f"{extra / frozen:.1%}")
-    assert (extra == 0) == (name == "LoRA, merged"), f"{name}: only what is merged is free"
+    assert (extra == 0) == (name == "LoRA, merged"), (
+        f"{name}: only what is merged is free"
+    )
     if method is Houlsby:
         assert extra == tokens * 12 * 2 * 384 * m12, "2 d m for each token at each place"
 
 # %% [markdown]
 # A bottleneck multiplies $2 d m$ times for each token at each place, as often as its matrices have entries. So at equal size the methods cost about the same multiplications; none is cheaper by nature. Now the times, on this machine, in one run, as a ratio. They will not come out the same twice, and nothing
 # on this page depends on them. Look for one thing: is the ratio of times the ratio of multiplications, and is it the same for one sentence as for sixteen?
+
 
 # %% tags=["nbval-ignore-output", "heavy"]
 def reads(model, batch):
@@ -710,7 +780,9 @@ for name in ("LoRA, merged", "LoRA", "Houlsby", "Pfeiffer", "parallel"):
 
 # %% tags=["heavy"]
 assert more.pop("LoRA, merged") == 0, "what is merged multiplies nothing"
-assert 0 < max(more.values()) < 1.2 * min(more.values()), "the others about the same, at equal size"
+assert 0 < max(more.values()) < 1.2 * min(more.values()), (
+    "the others about the same, at equal size"
+)
 
 # %% [markdown]
 # Many small products one after another take longer than their multiplications say, since each must be called, and each waits for the one before: at equal size it is the *number* of products that the times follow, and LoRA on all linear layers has most. That is what "adapters slow inference down" means, and LoRA that
@@ -757,7 +829,9 @@ for seed, (name, language) in enumerate(zip(two, ("it", "pt"))):
     train(fused, data, answers(tokenizer), steps=100, lr=0.02, progress=False)
 for name in two:
     pl.use(fused, name)
-    speaks[name] = [polyglot.accuracy(fused, tokenizer, language) for language in ("it", "pt")]
+    speaks[name] = [
+        polyglot.accuracy(fused, tokenizer, language) for language in ("it", "pt")
+    ]
 one_adapter = pl.count(fused).trainable
 
 pl.use(fused)
@@ -791,12 +865,17 @@ both = [row for rows in pairs_of_rows for row in rows]
 train(fused, both, answers(tokenizer), steps=80, lr=0.003, progress=False)
 speaks["fusion"] = accuracies()
 for name, (italian, portuguese) in speaks.items():
-    print(f"{name:14} accuracy in Italian {italian:6.1%}, in Portuguese {portuguese:6.1%}")
-print(f"trainable parameters: one adapter {one_adapter:,}, the fusion {pl.count(fused).trainable:,}")
+    print(
+        f"{name:14} accuracy in Italian {italian:6.1%}, in Portuguese {portuguese:6.1%}"
+    )
+count = pl.count(fused).trainable
+print(f"trainable parameters: one adapter {one_adapter:,}, the fusion {count:,}")
 
 # %% tags=["heavy"]
 assert speaks["italian"][1] < 0.2, "the Italian adapter alone does not speak Portuguese"
-assert speaks["portuguese"][0] < 0.2, "the Portuguese adapter alone does not speak Italian"
+assert speaks["portuguese"][0] < 0.2, (
+    "the Portuguese adapter alone does not speak Italian"
+)
 assert min(speaks["fusion"]) > 0.3, "the fusion speaks both"
 ahead = min(new - old for new, old in zip(speaks["fusion"], speaks["equal weights"]))
 assert ahead > 0.1, "and better than equal weights with nothing trained"
@@ -849,7 +928,9 @@ what = {
 speaks_of, mean_of = {}, {}
 for name, label in what.items():
     rows = best[best["trained"] == name].sort_values("seed")
-    speaks_of[name] = [interval(rows[f"accuracy_{language}"]) for language in ("it", "pt")]
+    speaks_of[name] = [
+        interval(rows[f"accuracy_{language}"]) for language in ("it", "pt")
+    ]
     mean_of[name] = list((rows["accuracy_it"] + rows["accuracy_pt"]) / 2)
     told = [f"{mean:6.1%} ± {half:5.1%}" for mean, half in speaks_of[name]]
     print(f"{label:31} {rows['trainable'].iloc[0]:>7,} trained: ", end="")
@@ -888,13 +969,23 @@ sys.path.append(str(ROOT / "tests"))
 import tiny
 
 golden = json.loads((ROOT / "tests" / "golden" / "golden.json").read_text())
-print("kept from", {name: golden["made with"][name] for name in ("adapters", "transformers")})
+print(
+    "kept from",
+    {name: golden["made with"][name] for name in ("adapters", "transformers")},
+)
 
 
 def of_a_place(number, where, m, f, scale=1.0):
-    """Your bottleneck with the parameters that belong to one place of the tiny Llama, 16 wide."""
-    shapes = {"down.weight": (m, 16), "down.bias": (m,), "up.weight": (16, m), "up.bias": (16,)}
-    D, a, U, b = (tiny.numbers(f"{number}.{where}.{name}", s) for name, s in shapes.items())
+    """Your bottleneck with the parameters of one place of the tiny Llama, 16 wide."""
+    shapes = {
+        "down.weight": (m, 16),
+        "down.bias": (m,),
+        "up.weight": (16, m),
+        "up.bias": (16,),
+    }
+    D, a, U, b = (
+        tiny.numbers(f"{number}.{where}.{name}", s) for name, s in shapes.items()
+    )
     return lambda h: scale * bottleneck(h, D, a, U, b, f)
 
 
@@ -925,12 +1016,16 @@ given = {name: tensor for name, tensor in tiny.batch("llama").items() if name !=
 for how in ("double_seq_bn", "seq_bn", "par_bn"):
     with torch.no_grad():
         mine = hung(how)(**given).logits[:, -1].flatten()
-    kept_ones = (torch.tensor(golden["llama"][case]["logits"]) for case in (how, "no adapter"))
+    kept_ones = (
+        torch.tensor(golden["llama"][case]["logits"]) for case in (how, "no adapter")
+    )
     theirs, untouched = kept_ones
     same = torch.allclose(mine, theirs, atol=1e-5)
     print(f"{how:14} yours and the library's the same: {same}")
     assert same, f"{how}: your bottleneck gives the library's logits"
-    assert not torch.allclose(untouched, theirs, atol=1e-2), "and not those without an adapter"
+    assert not torch.allclose(untouched, theirs, atol=1e-2), (
+        "and not those without an adapter"
+    )
 
 # %% [markdown]
 # The picture above has the norm inside the branch, and so the parallel adapter reads *before* it: that is the library's way. The course's own `ParallelAdapter` hangs on the feed-forward part itself and reads *behind* that norm on a Llama, where the feed-forward part reads too; on BERT, where the norms stand elsewhere, the two agree. Both are "parallel", and they are not the same model: two libraries' adapters of
@@ -953,7 +1048,12 @@ with torch.no_grad():
             lora.lora_B["default"].weight.copy_(adapter.up.weight)
             lora.lora_B["default"].bias.copy_(adapter.up(adapter.down.bias))
     batch = tokenizer(["<it>342=", "<it>777="], return_tensors="pt")
-    gap = (theirs.eval()(**batch).logits - straight.eval()(**batch).logits).abs().max().item()
+    gap = (
+        (theirs.eval()(**batch).logits - straight.eval()(**batch).logits)
+        .abs()
+        .max()
+        .item()
+    )
 print("peft's LoRA and your linear adapter, the same logits:", gap < 1e-3)
 assert gap < 1e-3, "a linear adapter is a LoRA with a bias"
 

@@ -68,7 +68,7 @@ figures.show(
 
 # %%
 def with_prompt(P, embeds, mask, labels):
-    """Embeddings (batch, n + time, d), mask and labels (batch, n + time), with n virtual tokens in front."""
+    """Embeddings, mask and labels, (batch, n + time, ...), n virtual tokens in front."""
     ### BEGIN SOLUTION
     n = len(P)
     embeds = torch.cat([P.expand(len(embeds), -1, -1), embeds], 1)
@@ -88,7 +88,9 @@ batch = answers(tokenizer)([polyglot.dataset("es")[i] for i in range(4)])
 P = torch.randn(5, 96, generator=torch.Generator().manual_seed(0))
 with torch.no_grad():
     embeds = model.get_input_embeddings()(batch["input_ids"])
-    embeds, mask, labels = with_prompt(P, embeds, batch["attention_mask"], batch["labels"])
+    embeds, mask, labels = with_prompt(
+        P, embeds, batch["attention_mask"], batch["labels"]
+    )
     yours = model(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
     pl.attach(model, PromptTuning, num_virtual_tokens=5)
     prompt = next(p for p in model.parameters() if p.requires_grad)
@@ -123,10 +125,12 @@ check("prompt-start", prompt_from_words)
 # from words and once from numbers drawn from N(0, 1), as a fresh table of embeddings has them; `peft` starts there if nobody says otherwise. A third start is the control: the same random numbers, made as small as
 # the entries of the model's own table. And the baseline: the untouched model, which is right as often as it happens to choose Spanish. Two learning rates; predict which of the six runs beat the baseline clearly.
 
+
 # %% tags=["nbval-ignore-output", "heavy"]
-def taught(language, start=None, lr=0.03, steps=60, method=PromptTuning, targets=(), **options):
-    """polyglot-350k with a method trained on one language, its accuracy on unseen numbers,
-    and the losses of the training."""
+def taught(
+    language, start=None, lr=0.03, steps=60, method=PromptTuning, targets=(), **options
+):
+    """polyglot-350k with a method trained on one language, its accuracy, its losses."""
     model, tokenizer = pl.lab.load_base("polyglot-350k")
     tag = polyglot.UNTAGGED if language in polyglot.KNOWN else language
     torch.manual_seed(0)
@@ -174,8 +178,12 @@ figures.show(
 
 # %% tags=["heavy"]
 slow = {name: reached[name, 0.001] for name in starts}
-assert slow["N(0, 1)"] < untouched + 0.2, "from N(0, 1) at 0.001: hardly above the baseline"
-assert min(slow["words"], slow["small"]) > slow["N(0, 1)"] + 0.2, "the small starts: far above"
+assert slow["N(0, 1)"] < untouched + 0.2, (
+    "from N(0, 1) at 0.001: hardly above the baseline"
+)
+assert min(slow["words"], slow["small"]) > slow["N(0, 1)"] + 0.2, (
+    "the small starts: far above"
+)
 assert min(reached[name, 0.05] for name in starts) > 0.5, "at 0.05 all three get there"
 
 # %% [markdown]
@@ -192,7 +200,9 @@ spanish = sweep[sweep["language"] == "es"]
 names = {"words": "from words", "N(0, 1)": "from N(0, 1)", "small": "from small numbers"}
 rates = sorted(spanish[spanish["start"] == "words"]["lr"].unique())
 of_rate = {
-    (start, lr): rows for (start, lr), rows in spanish.groupby(["start", "lr"]) if start in names
+    (start, lr): rows
+    for (start, lr), rows in spanish.groupby(["start", "lr"])
+    if start in names
 }
 print(f"{'learning rate':22}", *(f"{lr:>14}" for lr in rates))
 for start, label in names.items():
@@ -207,7 +217,10 @@ print(f"{spanish['seed'].nunique()} seeds. {records.stamp(spanish)}")
 figures.show(
     figures.intervals(
         [f"{lr:g}" for lr in rates],
-        {label: [interval(of_rate[start, lr]["accuracy"]) for lr in rates] for start, label in names.items()},
+        {
+            label: [interval(of_rate[start, lr]["accuracy"]) for lr in rates]
+            for start, label in names.items()
+        },
         "A learning-rate sweep of a prompt of ten, six seeds, 95 % confidence intervals",
         "learning rate",
         "accuracy on unseen numbers in Spanish",
@@ -231,12 +244,17 @@ with tempfile.TemporaryDirectory() as folder:
     pl.save(maker, folder)
     kept = load_file(f"{folder}/adapter_model.safetensors")
 count = pl.count(maker).trainable
-print(f"P-tuning at 0.001: accuracy {made:.1%}, baseline {untouched:.1%}; {count:,} parameters")
+print(f"P-tuning at 0.001: accuracy {made:.1%}, baseline {untouched:.1%}; ", end="")
+print(f"{count:,} trainable parameters")
 print("kept in the file:", {name: tuple(t.shape) for name, t in kept.items()})
 
 # %% tags=["heavy"]
-assert made > reached["N(0, 1)", 0.001] + 0.2, "at this rate: far ahead of ten vectors from N(0, 1)"
-assert 25 < count / (10 * 96) < 35, "while it learns: some thirty times as many parameters"
+assert made > reached["N(0, 1)", 0.001] + 0.2, (
+    "at this rate: far ahead of ten vectors from N(0, 1)"
+)
+assert 25 < count / (10 * 96) < 35, (
+    "while it learns: some thirty times as many parameters"
+)
 assert [t.shape for t in kept.values()] == [(10, 96)], "in the file: ten vectors"
 
 # %% [markdown]
@@ -278,7 +296,9 @@ check("prefix-attention", prefix_attention)
 def prefix_split(q, K, V, Pk, Pv):
     """(share, pull) of a prefix in one head."""
     ### BEGIN SOLUTION
-    weights = torch.softmax(q @ torch.cat([Pk, K]).T / K.shape[-1] ** 0.5, -1)[:, : len(Pk)]
+    weights = torch.softmax(q @ torch.cat([Pk, K]).T / K.shape[-1] ** 0.5, -1)[
+        :, : len(Pk)
+    ]
     share = weights.sum(-1)
     return share, weights @ Pv / share[:, None]
     ### END SOLUTION
@@ -306,10 +326,16 @@ assert gap < 1e-12, "with the prefix = (1 - share) without it + share * pull"
 # *Among the words* nothing changes: a word that had three times the weight of another still has. What a prefix adds is a mixture of its $n$ values. Turn
 # it up and see: `strength` multiplies its keys, and the bars are one query's attention weights, by your own function.
 
+
 # %% tags=["nbval-ignore-output", "hide-source"]
 def weights_at(strength, virtual_tokens):
-    keys, values = strength * Pk[:1].expand(virtual_tokens, -1), Pv[:1].expand(virtual_tokens, -1)
-    asks = q[:1] * torch.sign(q[0] @ Pk[0])  # turned towards the prefix's key, if it pointed away
+    keys, values = (
+        strength * Pk[:1].expand(virtual_tokens, -1),
+        Pv[:1].expand(virtual_tokens, -1),
+    )
+    asks = q[:1] * torch.sign(
+        q[0] @ Pk[0]
+    )  # turned towards the prefix's key, if it pointed away
     s = float(prefix_split(asks, K, V, keys, values)[0])
     words = (1 - s) * torch.softmax(asks[0] @ K.T / 8**0.5, -1)
     rows = [("prefix", s), *((f"word {i + 1}", float(w)) for i, w in enumerate(words))]
@@ -317,12 +343,16 @@ def weights_at(strength, virtual_tokens):
     for name, w in rows:
         style = f"width:{20 * w:.2f}em;background:{figures.PALETTE[1 if name == 'prefix' else 0]};height:1.1em"
         bars += f"<div style='display:flex;gap:1em'><span style='width:5em'>{name}</span><span style='width:4em'>{w:.3f}</span>"
-        bars += f"<div role='img' aria-label='{name}: {w:.3f}' style='{style}'></div></div>"
+        bars += (
+            f"<div role='img' aria-label='{name}: {w:.3f}' style='{style}'></div></div>"
+        )
     told = f"the prefix takes {s:.1%}; word 1 over word 2 is {float(words[0] / words[1]):.3f}"
     return f"<p role='status' aria-live='polite'>{told}</p>{bars}"
 
 
-widgets.explore(weights_at, strength=(1, [0, 1, 2, 4, 8]), virtual_tokens=(3, [1, 3, 10, 40]))
+widgets.explore(
+    weights_at, strength=(1, [0, 1, 2, 4, 8]), virtual_tokens=(3, [1, 3, 10, 40])
+)
 
 # %%
 settings = [(strength, n) for strength in (0, 1, 4) for n in (1, 10)]
@@ -352,7 +382,7 @@ moved = []
 for i, (before, after) in enumerate(zip(bare, pushed)):
     among = after[..., 10:] / after[..., 10:].sum(-1, keepdim=True)
     moved.append((among - before).abs().max().item())
-    print(f"layer {i + 1}: an attention weight among the words moved by up to {moved[-1]:.3f}")
+    print(f"layer {i + 1}: a weight among the words moved by up to {moved[-1]:.3f}")
 assert moved[0] < 1e-5, "the first layer: the pattern among the words is as it was"
 assert min(moved[1:]) > 0.01, "from the second layer on it is not"
 
@@ -394,7 +424,7 @@ check("prefix-cache", prefix_cache)
 
 # %%
 def gated_prefix(q, K, V, Pk, Pv, gate):
-    """What the head passes on, (time, w); without the prefix's part where the gate is zero."""
+    """What the head passes on, (time, w): with a gate of zero, that of the text alone."""
     ### BEGIN SOLUTION
     scale = K.shape[-1] ** -0.5
     text = torch.softmax(q @ K.T * scale, -1) @ V
@@ -417,8 +447,11 @@ for name, (method, *targets) in fresh_ones.items():
     torch.manual_seed(0)
     pl.attach(model, method, *targets)
     fresh = polyglot.accuracy(model, tokenizer, "es")
-    print(f"{name:13} accuracy in Spanish before {before:.1%}, with it, untrained, {fresh:.1%}")
-    assert (fresh == before) == (name == "gated prefix"), f"{name}: only the gate disturbs nothing"
+    print(f"{name:13} accuracy in Spanish before {before:.1%}, ", end="")
+    print(f"with it, untrained, {fresh:.1%}")
+    assert (fresh == before) == (name == "gated prefix"), (
+        f"{name}: only the gate disturbs nothing"
+    )
 
 # %% [markdown]
 # That is what a gate is good for: training starts *at* the base model, as with LoRA's `B` of zero, and what the model can do is there from the first step on. It does not say that training then goes well. While the gate is zero, no gradient reaches keys and values, since all of theirs is multiplied by it; the gate must open first. And the limit of section 4 stays:
@@ -456,7 +489,10 @@ for name, other in (("XLM-RoBERTa large", large), ("polyglot-350k", small)):
     for what, size, method in zip(
         ("prompt", "prefix"), virtual_count(20, *sizes), (PromptTuning, PrefixTuning)
     ):
-        print(f"{name:18} {what} of 20: {size:>8,}, {size / whole:.4%} of {whole:,}; ", end="")
+        print(
+            f"{name:18} {what} of 20: {size:>8,}, {size / whole:.4%} of {whole:,}; ",
+            end="",
+        )
         print(f"a thousandth is {whole / 1000 / (size / 20):.1f} virtual tokens")
         known = pl.closed_form(other, method, num_virtual_tokens=20)
         assert size == known, f"{name}: your count and the package's"
@@ -497,7 +533,9 @@ for (name, task), right in lists_right.items():
     print(f"{name:13} {task:8} {right:6.1%} of unseen lists right from end to end")
 
 # %% tags=["heavy"]
-assert 0.1 < lists_right["untouched", "plus 1"] < 0.9, "not told which task: it has to guess"
+assert 0.1 < lists_right["untouched", "plus 1"] < 0.9, (
+    "not told which task: it has to guess"
+)
 assert lists_right["prefix of 10", "plus 1"] > 0.9, "what is known can be called up"
 assert lists_right["prefix of 10", "reverse"] < 0.02, "the prefix does not reverse"
 assert lists_right["LoRA, r = 8", "reverse"] > 0.9, "LoRA reverses"
@@ -511,7 +549,9 @@ assert lists_right["LoRA, r = 8", "reverse"] > 0.9, "LoRA reverses"
 def follows(model, rows=200):
     """How often answers 2 to 8 change when the digit that each needs is changed."""
     ids, changed = lists.Lists(["reverse"], rows, seed=5).input_ids, []
-    before = model(input_ids=ids).logits[:, -17:].argmax(-1)  # behind virtual tokens, if any
+    before = (
+        model(input_ids=ids).logits[:, -17:].argmax(-1)
+    )  # behind virtual tokens, if any
     for i in range(2, 9):
         other, needed = ids.clone(), 9 - i
         digit = (other[:, needed] - 1) % 10
@@ -526,7 +566,9 @@ for name, share in follow.items():
     print(f"{name:13} the answer changes with the digit it needs: {share:6.1%}")
 
 # %% tags=["heavy"]
-assert follow["prefix of 10"] < follow["untouched"] + 0.1, "the prefix: no more than before"
+assert follow["prefix of 10"] < follow["untouched"] + 0.1, (
+    "the prefix: no more than before"
+)
 assert follow["LoRA, r = 8"] > 0.9, "LoRA: the digit arrives"
 
 # %% [markdown]
@@ -548,7 +590,12 @@ for name, model in room.items():
 
 # %% tags=["nbval-ignore-output", "heavy", "hide-source"]
 figures.show(
-    figures.patterns(looks, "Where a model of one block looks", "position in the list", "answer to be given"),
+    figures.patterns(
+        looks,
+        "Where a model of one block looks",
+        "position in the list",
+        "answer to be given",
+    ),
     alt="Three squares of eight answers by eight positions. Untouched and with a prefix they are the same: most of the weight lies "
     "along the diagonal from the first position to the last. With LoRA the other diagonal, from the last position back to "
     "the first, has most of it, and the first diagonal a weaker rest.",
@@ -601,12 +648,23 @@ for task in tasks:
 print(records.stamp(room_runs))
 
 # %% tags=["nbval-ignore-output", "hide-source"]
-short = ["every\nparameter", "LoRA,\nr = 1", "LoRA,\nr = 2", "LoRA,\nr = 8", "prompt\nof 10", "prefix\nof 10", "prefix\nof 40"]
+short = [
+    "every\nparameter",
+    "LoRA,\nr = 1",
+    "LoRA,\nr = 2",
+    "LoRA,\nr = 8",
+    "prompt\nof 10",
+    "prefix\nof 10",
+    "prefix\nof 40",
+]
 short += ["prefix\nof 400", "prefix of 40,\n3,200 steps"]
 figures.show(
     figures.each_seed(
         short,
-        {f"{n} block{s}": [found[i, "reverse", way] for way in ways] for i, n, s in ((1, "one", ""), (2, "two", "s"))},
+        {
+            f"{n} block{s}": [found[i, "reverse", way] for way in ways]
+            for i, n, s in ((1, "one", ""), (2, "two", "s"))
+        },
         "Lists reversed from end to end, a point for each seed",
         "what is trained",
         "share of unseen lists right",
@@ -631,7 +689,13 @@ tried = {
     "prompt": {"start": prompt_from_words(table, words, 10), "lr": 0.05} | ten,
     "prefix": {"method": PrefixTuning, "lr": 0.3} | ten,
     "gated prefix": gated_one | {"lr": 0.1},
-    "LoRA, r = 1": {"method": LoRA, "targets": ("all-linear",), "lr": 0.03, "r": 1, "lora_alpha": 2},
+    "LoRA, r = 1": {
+        "method": LoRA,
+        "targets": ("all-linear",),
+        "lr": 0.03,
+        "r": 1,
+        "lora_alpha": 2,
+    },
 }
 italian = {}
 for name, how in tried.items():
@@ -640,7 +704,9 @@ for name, how in tried.items():
     print(f"{name:13} {count:>6,} trainable parameters: accuracy {italian[name]:6.1%}")
 
 # %% tags=["heavy"]
-assert italian["prompt"] < 0.1 < italian["LoRA, r = 1"], "the prompt does not learn Italian, LoRA does"
+assert italian["prompt"] < 0.1 < italian["LoRA, r = 1"], (
+    "the prompt does not learn Italian, LoRA does"
+)
 
 # GATEDCELL
 # %% [markdown]
@@ -655,12 +721,23 @@ assert italian["prompt"] < 0.1 < italian["LoRA, r = 1"], "the prompt does not le
 runs = complete(records.load("languages-by-distance"))
 best = best_rates(runs, ["target", "method"], by="train_loss", lowest=True)
 distance = best.groupby("target")["distance"].first().sort_values()
-named = {"prompt-10": "prompt of 10", "prompt-40": "prompt of 40", "prefix": "prefix of 10"}
+named = {
+    "prompt-10": "prompt of 10",
+    "prompt-40": "prompt of 40",
+    "prefix": "prefix of 10",
+}
 named |= {"lora-1": "LoRA r=1", "lora-8": "LoRA r=8", "full": "all"}
 sizes = best.groupby("method")["trainable"].first()
-learnt = {(t, m): interval(rows["learnt"]) for (t, m), rows in best.groupby(["target", "method"])}
+learnt = {
+    (t, m): interval(rows["learnt"])
+    for (t, m), rows in best.groupby(["target", "method"])
+}
 short = [f"{polyglot.LANGUAGES[t]}\n{d:.1f}" for t, d in distance.items()]
-print(f"{'accuracy, %':11} {'nats':>5}", *(f"{label:>12}" for label in named.values()), sep="  ")
+print(
+    f"{'accuracy, %':11} {'nats':>5}",
+    *(f"{label:>12}" for label in named.values()),
+    sep="  ",
+)
 for t, d in distance.items():
     told = (f"{100 * learnt[t, m][0]:5.1f} ± {100 * learnt[t, m][1]:4.1f}" for m in named)
     print(f"{polyglot.LANGUAGES[t]:11} {d:5.2f}", *told, sep="  ")
@@ -670,7 +747,10 @@ print(f"{runs['seed'].nunique()} seeds. {records.stamp(runs)}")
 figures.show(
     figures.intervals(
         short,
-        {f"{label} ({sizes[m]:,})": [learnt[t, m] for t in distance.index] for m, label in named.items()},
+        {
+            f"{label} ({sizes[m]:,})": [learnt[t, m] for t in distance.index]
+            for m, label in named.items()
+        },
         "What each method learnt, 95 % confidence intervals over seeds",
         "language, and its distance in nats per character",
         "accuracy on unseen numbers",
@@ -686,7 +766,9 @@ for t in distance.index:
     assert learnt[t, "prompt-10"][0] < 0.05, f"{t}: beyond a prompt of ten"
 for t in near:
     assert learnt[t, "prefix"][0] > 0.4, f"{t}: a prefix learns much of a near relative"
-    assert learnt[t, "lora-1"][0] > learnt[t, "prefix"][0], f"{t}: LoRA of rank 1 learns more"
+    assert learnt[t, "lora-1"][0] > learnt[t, "prefix"][0], (
+        f"{t}: LoRA of rank 1 learns more"
+    )
 for t in far:
     assert learnt[t, "prefix"][0] < 0.02, f"{t}: too far for a prefix"
 
@@ -717,7 +799,11 @@ with torch.no_grad():
     ids, mask = text["input_ids"], text["attention_mask"]
     embeds = base.get_input_embeddings()(ids)
     embeds, mask, _ = with_prompt(P["PROMPT_TUNING"], embeds, mask, ids)
-    mine = {"PROMPT_TUNING": base(inputs_embeds=embeds, attention_mask=mask).logits[:, -length:]}
+    mine = {
+        "PROMPT_TUNING": base(inputs_embeds=embeds, attention_mask=mask).logits[
+            :, -length:
+        ]
+    }
     cache = DynamicCache()
     made = prefix_cache(P["PREFIX_TUNING"], layers, heads, width, batch=2)
     for i, (k, v) in enumerate(made):

@@ -2,7 +2,7 @@
 
 Two Pfeiffer adapters, each alone; then both in a fusion whose query, key and value are trained. The controls: equal
 weights with nothing trained; equal weights and the value trained; query and key trained and no value; and one adapter
-trained on both languages, with the steps of all the others together. Seed 0 sweeps three learning rates, the others
+trained on both languages, with the steps of all the others together. Seed 0 sweeps a few learning rates, the others
 have the one whose training loss was lowest on it.
 """
 
@@ -13,11 +13,12 @@ import torch
 
 import peftlab as pl
 from peftlab.lab import polyglot
-from peftlab.lab.experiments.adapters_by_size import BLOCK, rows
+from peftlab.lab.experiments.adapters_by_size import rows
 from peftlab.lab.training import answers, evaluate, train
 from peftlab.methods import AdapterFusion, Pfeiffer
 
 USES = ("polyglot-350k",)
+BLOCK = r"model\.layers\.\d+"
 ALONE, FUSED = 100, 80
 RATES = {
     "it": [0.02],
@@ -26,7 +27,7 @@ RATES = {
     "value": [0.001, 0.003, 0.01],
     "query and key": [0.003, 0.01, 0.03],
     "fusion": [0.001, 0.003, 0.01],
-    "one for both": [0.005, 0.01, 0.02],
+    "one for both": [0.01, 0.02],
 }
 CHOSEN = {}  # what is trained: the learning rate that seed 0 chose, by its training loss
 
@@ -36,7 +37,7 @@ def plan(toy=False):
         {"seed": seed, "trained": trained, "lr": lr, "shortened": toy}
         for seed in range(1 if toy else 6)
         for trained, rates in RATES.items()
-        for lr in (rates[: 1 if toy else None] if seed == 0 or len(rates) == 1 else CHOSEN.get(trained, []))
+        for lr in (rates[: 1 if toy else None] if seed == 0 or len(rates) == 1 else [CHOSEN[trained]] if trained in CHOSEN else [])
     ]
 
 
