@@ -41,7 +41,7 @@ predict("prefix-reach")
 # **Prompt tuning** trains $n$ vectors $P$, as wide as the model's embeddings, in front of the embeddings $E$ of every text: the model reads $[P; E]$. Each of them stands where the embedding of a token would stand, and is called a **virtual token**. From there
 # on they are treated like words: each block computes something from them. **Prefix tuning** puts more there: $n$ trained keys $P_k$ and values
 # $P_v$ in front of the keys $K$ and values $V$ of *every* attention layer. A query $q$ of width $w$ has a score with each key, its dot product with it over $\sqrt{w}$; a **softmax** makes weights of the scores,
-# exponentials **normalised** so that they add up to 1; and the head passes on the values, added up with these weights:
+# exponentials normalised so that they add up to 1; and the head passes on the values, added up with these weights:
 #
 # $$\operatorname{softmax}\!\Big(\frac{q\,[P_k; K]^\top}{\sqrt{w}}\Big)\,[P_v; V]$$
 #
@@ -123,7 +123,7 @@ check("prompt-start", prompt_from_words)
 # %% [markdown]
 # Does it matter? polyglot-350k knows English, Spanish and French, and is asked for numbers without saying in which language: `<?>`. A prompt of ten is to make it answer in Spanish, once started
 # from words and once from numbers drawn from N(0, 1), as a fresh table of embeddings has them; `peft` starts there if nobody says otherwise. A third start is the control: the same random numbers, made as small as
-# the entries of the model's own table. And the baseline: the untouched model, which is right as often as it happens to choose Spanish. Two learning rates; predict which of the six runs beat the baseline clearly.
+# the entries of the model's own table. And the baseline: the untouched model, which is right as often as it happens to choose Spanish. Three learning rates; predict which of the nine runs beat the baseline clearly.
 
 
 # %% tags=["nbval-ignore-output", "heavy"]
@@ -157,23 +157,27 @@ print(f"standard deviation of the table's entries {table.std():.2f}")
 print(f"baseline: the untouched model is right in {untouched:.1%}")
 reached, losses = {}, {}
 for name, P in starts.items():
-    for lr in (0.001, 0.05):
+    for lr in (0.001, 0.01, 0.1):
         made = taught("es", P, lr, num_virtual_tokens=10)
-        _, reached[name, lr], losses[f"{name}, {lr}"] = made
-        print(f"from {name:8} learning rate {lr:<5} accuracy {reached[name, lr]:6.1%}")
+        _, reached[name, lr], losses[name, lr] = made
+        last = sum(losses[name, lr][-10:]) / 10
+        print(f"from {name:8} learning rate {lr:<5}  training loss {last:.3f}  ", end="")
+        print(f"accuracy {reached[name, lr]:6.1%}")
 
 # %% tags=["nbval-ignore-output", "heavy", "hide-source"]
 figures.show(
     figures.lines(
         list(range(1, 61)),
-        losses,
-        "A prompt of ten, from three starts, at two learning rates",
+        {
+            f"{name}, {lr}": losses[name, lr]
+            for name in ("N(0, 1)", "small")
+            for lr in (0.001, 0.01, 0.1)
+        },
+        "A prompt of ten: two starts, three learning rates",
         "step",
-        "training loss in nats per character",
+        "training loss, nats per character",
     ),
-    alt="Six curves of the training loss over sixty steps. At the learning rate 0.05 all three starts come down within twenty "
-    "steps, that from N(0, 1) from far above. At 0.001 the prompts from words and from small numbers come down slowly, "
-    "and the one from N(0, 1) hardly moves from the high loss it started with.",
+    alt="LOSSALT",
 )
 
 # %% tags=["heavy"]
@@ -184,56 +188,15 @@ assert slow["N(0, 1)"] < untouched + 0.2, (
 assert min(slow["words"], slow["small"]) > slow["N(0, 1)"] + 0.2, (
     "the small starts: far above"
 )
-assert min(reached[name, 0.05] for name in starts) > 0.5, "at 0.05 all three get there"
+assert min(reached[name, 0.1] for name in starts) > 0.5, "at 0.1 all three get there"
 
 # %% [markdown]
-# At the smaller rate, a usual one for LoRA, the prompt from N(0, 1) is hardly ahead of a model that was not touched at all; at the larger one it gets there. So the start matters *at a rate that is too small*, and a prompt that "does not learn", whose loss does not move, is often just this. Note the control: small random numbers read like no word, and do as well as the words.
+# At the smallest rate, a usual one for LoRA, the prompt from N(0, 1) is hardly ahead of a model that was not touched at all, and its loss hardly falls; at the largest it gets there. So the start matters *at a rate that is too small*, and a prompt that "does not learn", whose loss does not move, is often just this. Note the control: small random numbers read like no word, and do as well as the words.
 # It is the size of the start that matters here, not its meaning.
 #
-# **What a learning rate is chosen by.** AdamW divides each gradient by its own recent size: whatever the gradient, each entry moves by about the learning rate in a step, as long as the direction stays. So *learning rate times steps is how far an entry can get*, and that should be about as far as it has to go. Sixty steps at 0.001, with a rate that rises and falls,
-# lead 0.03 far: half of an embedding's entry, and a thirtieth of an entry of N(0, 1). LoRA's `A` and `B` have small entries, each of which is multiplied with others; the entries of a prompt *are* the input. Hence prompts and prefixes want rates ten to a hundred times larger. That says where to begin. Then comes a **learning-rate sweep**:
-# several rates, a factor of about three apart, and the one with the lowest training loss, or the best validation score, is taken. If it lies at the edge of the sweep, the sweep goes on. Never choose by the test set. Recorded, with six seeds:
-
-# %% tags=["nbval-ignore-output"]
-sweep = records.load("prompt-starts")
-spanish = sweep[sweep["language"] == "es"]
-names = {"words": "from words", "N(0, 1)": "from N(0, 1)", "small": "from small numbers"}
-rates = sorted(spanish[spanish["start"] == "words"]["lr"].unique())
-of_rate = {
-    (start, lr): rows
-    for (start, lr), rows in spanish.groupby(["start", "lr"])
-    if start in names
-}
-print(f"{'learning rate':22}", *(f"{lr:>14}" for lr in rates))
-for start, label in names.items():
-    for what in ("train_loss", "accuracy", "moved"):
-        told = [interval(of_rate[start, lr][what]) for lr in rates]
-        print(f"{label:19} {what[:9]:10}", *(f"{m:6.3f} ± {h:5.3f}" for m, h in told))
-chosen = best_rates(spanish, ["start"], by="train_loss", lowest=True)
-print("lowest training loss at", dict(zip(chosen["start"], chosen["lr"])))
-print(f"{spanish['seed'].nunique()} seeds. {records.stamp(spanish)}")
-
-# %% tags=["nbval-ignore-output", "hide-source"]
-figures.show(
-    figures.intervals(
-        [f"{lr:g}" for lr in rates],
-        {
-            label: [interval(of_rate[start, lr]["accuracy"]) for lr in rates]
-            for start, label in names.items()
-        },
-        "A learning-rate sweep of a prompt of ten, six seeds, 95 % confidence intervals",
-        "learning rate",
-        "accuracy on unseen numbers in Spanish",
-        levels={"untouched model": untouched},
-    ),
-    alt="SWEEPALT",
-)
-
-# %%
-# SWEEPASSERT
-
-# %% [markdown]
-# SWEEPPROSE
+# **What a learning rate is chosen by.** AdamW divides each gradient by its own recent size: whatever the gradient, each entry moves by about the learning rate in a step, as long as the direction stays. So *learning rate times steps is about how far an entry can get*, and that should be about as far as it has to go. Sixty steps at 0.001 cannot lead farther than 0.06, and less, since the rate rises and falls:
+# that is an entry of the table, and a small part of an entry of N(0, 1). An entry of LoRA's `A` or `B` is multiplied with many others; the entries of a prompt *are* the input. Hence prompts and prefixes want larger rates, here by ten to a hundred times. That says where to begin. Then comes a learning-rate sweep, as above:
+# several rates, a factor of three to ten apart, and the one with the lowest training loss, or the best validation score, is taken; never by the test set. If it lies at the edge of the sweep, as it may here, the sweep goes on. One seed shows a gap as large as these; for finer ones there is `peftlab record prompt-starts`, five rates and six seeds, which nobody has recorded yet.
 #
 # **P-tuning** goes around the start: it trains no vectors, but a small network that makes them, and so moves all of them with every step. Once trained, the
 # network has done its work, and the ten vectors are all that a file keeps.
@@ -415,7 +378,7 @@ check("prefix-cache", prefix_cache)
 #
 # {{gated-prefix}}
 #
-# A fresh prefix disturbs: its random values are mixed into everything. **LLaMA-Adapter** gives the prefix a softmax of its own, and a trained number $g$, the gate, zero at the start, in front of it:
+# A fresh prefix disturbs: its random values are mixed into everything. *LLaMA-Adapter* gives the prefix a softmax of its own, and a trained number $g$, the gate, zero at the start, in front of it:
 #
 # $$\operatorname{attention}(q, K, V) + g\,\operatorname{attention}(q, P_k, P_v)$$
 #
@@ -507,7 +470,7 @@ for name, other in (("XLM-RoBERTa large", large), ("polyglot-350k", small)):
 # The theorem is about one layer. Here is a model with one block, and a task that needs another pattern. It reads eight digits and gives eight answers. It has learnt two tasks, to add one to each digit or to add two: for each answer it looks at the digit of the same number. *Which* of the two is wanted is not said. The model must guess it for the first answer; when it is measured, each answer is given the right ones before it,
 # so from the second on it can tell. That is why the untouched model has about a third of the lists right from end to end on "plus 1", and not all: it guesses at the first.
 #
-# Now it is to *reverse* the list: look at the other end. A prefix and LoRA try, for four hundred steps each. And a prefix is asked for what the model knows, to add one. The learning rates are those that the recorded runs below chose.
+# Now it is to *reverse* the list: look at the other end. A prefix and LoRA try, for four hundred steps each. And a prefix is asked for what the model knows, to add one. The learning rates are among the two that the recorded runs below tried.
 
 # %% tags=["nbval-ignore-output", "heavy"]
 one_block = lists.pretrain(layers=1)
@@ -613,17 +576,17 @@ assert moved_by_lora > 0.1, "LoRA moves it"
 #
 # ### With two blocks, and more of everything
 #
-# In a model the theorem does not hold. Does that help? The same task was recorded with one block and with two, 800 steps each; the prefix of 40 also with 3,200, and in one block a prefix of 400. On three seeds each method had two learning rates, and the one with the lower training loss was kept, also for the three seeds that followed: `peftlab record list-reversal`.
+# In a model the theorem does not hold. Does that help? The same task was recorded with one block and with two, 800 steps each; the prefix of 40 also with 3,200. Three seeds, and for each method two learning rates, of which the one with the lower training loss was kept: `peftlab record list-reversal`. A point for each seed, since such results are all or nothing and a mean would hide it.
 
 # %% tags=["nbval-ignore-output"]
-room_runs = records.load("list-reversal")
+room_runs = complete(records.load("list-reversal"))
 longest = room_runs["steps"].max()
 room_runs["way"] = [
     m + (f", {s} steps" if s == longest else "")
     for m, s in zip(room_runs["method"], room_runs["steps"])
 ]
 by = ["layers", "task", "way"]
-chosen = best_rates(room_runs, by, by="train_loss", lowest=True, swept=(0, 1, 2))
+chosen = best_rates(room_runs, by, by="train_loss", lowest=True)
 
 
 def exact_of(layers, task, way):
@@ -633,7 +596,7 @@ def exact_of(layers, task, way):
 
 
 ways = ["full", "lora-1", "lora-2", "lora-8", "prompt-10"]
-ways += ["prefix-10", "prefix-40", "prefix-400", "prefix-40, 3200 steps"]
+ways += ["prefix-10", "prefix-40", "prefix-40, 3200 steps"]
 tasks = ("plus 1", "reverse")
 found = {
     (layers, task, way): exact_of(layers, task, way)
@@ -657,7 +620,7 @@ short = [
     "prefix\nof 10",
     "prefix\nof 40",
 ]
-short += ["prefix\nof 400", "prefix of 40,\n3,200 steps"]
+short += ["prefix of 40,\n3,200 steps"]
 figures.show(
     figures.each_seed(
         short,
@@ -669,18 +632,33 @@ figures.show(
         "what is trained",
         "share of unseen lists right",
     ),
-    alt="ROOMALT",
+    alt="The share of lists reversed by method, three points each for one block and for two. Training every parameter and LoRA of "
+    "rank eight are at one, LoRA of rank one and two between zero and one from seed to seed; the prompt and every prefix are at "
+    "zero with one block. With two blocks the prefix of 40 with 3,200 steps is near one in two seeds and near zero in the third.",
 )
 
 # %%
-# ROOMASSERT
+for layers in (1, 2):
+    for way in ("full", "lora-8"):
+        assert min(found[layers, "reverse", way]) > 0.9, (
+            f"{layers} block(s), {way}: in every seed"
+        )
+    assert min(found[layers, "plus 1", "prefix-10"]) > 0.9, "what is known is called up"
+one_block_best = max(
+    max(found[1, "reverse", way]) for way in ways if way.startswith("pr")
+)
+assert one_block_best < 0.01, "one block: no prompt and no prefix reverses, in any seed"
+patient, hasty = found[2, "reverse", ways[-1]], found[2, "reverse", "prefix-40"]
+assert max(patient) > 0.5 > max(hasty), "two blocks: forty tokens, and patience"
+assert min(patient) < 0.1, "and not in every seed"
 
 # %% [markdown]
-# ROOMPROSE
+# With one block no length and no patience helped, as the derivation says they can't: 10 virtual tokens or 40, 800 steps or 3,200. With two, forty tokens and four times the steps reversed most lists in two models of three, and hardly any in the third. A theorem about a layer is no theorem about a model; and
+# what is possible there is still not easy, for LoRA of rank eight needed neither the tokens nor the patience. LoRA has a threshold of its own: at rank one it failed with one block, at rank two it depends on the seed. Three seeds show that a thing can happen; how often it does, they do not.
 #
 # ### Near and far
 #
-# And a real distance, that of languages. Your prompt, started from words, called up Spanish. The same for Italian, which the model has never seen, with twice the steps; then a prefix, and the gated one. Each learning rate had the lowest training loss in a sweep that was recorded.
+# And a real distance, that of languages. Your prompt, started from words, called up Spanish. The same for Italian, which the model has never seen, with twice the steps; then a prefix, and the gated one. The learning rates of prompt, prefix and LoRA had the lowest training loss of two in the records below; the gated prefix has one rate, for which there was no sweep.
 
 # %% tags=["nbval-ignore-output", "heavy"]
 ten = {"num_virtual_tokens": 10}
@@ -708,14 +686,13 @@ assert italian["prompt"] < 0.1 < italian["LoRA, r = 1"], (
     "the prompt does not learn Italian, LoRA does"
 )
 
-# GATEDCELL
 # %% [markdown]
-# GATEDPROSE
+# One seed each, so this orders nothing finely; what is safe is the gap between prompt and LoRA. That the gated prefix learnt so little says nothing about the method: it had one learning rate. What would you try next?
 #
 # ## See: how far a prompt leads
 #
 # Eight languages the model has never seen, in the order of their distance: the cross-entropy of the untouched model on them, in nats per character. Recorded, with two learning rates each, the better one by training loss, by `peftlab record languages-by-distance`. In
-# brackets, how many trainable parameters each method has. With LANGSEEDS seeds an interval is wide; where one reaches below zero or above one, it says no more than that the seeds differ.
+# brackets, how many trainable parameters each method has. With three seeds an interval is wide; where one reaches below zero or above one, it says no more than that the seeds differ.
 
 # %% tags=["nbval-ignore-output"]
 runs = complete(records.load("languages-by-distance"))
@@ -766,14 +743,17 @@ for t in distance.index:
     assert learnt[t, "prompt-10"][0] < 0.05, f"{t}: beyond a prompt of ten"
 for t in near:
     assert learnt[t, "prefix"][0] > 0.4, f"{t}: a prefix learns much of a near relative"
-    assert learnt[t, "lora-1"][0] > learnt[t, "prefix"][0], (
-        f"{t}: LoRA of rank 1 learns more"
+    one, two = (
+        best[best["target"].eq(t) & best["method"].eq(m)].sort_values("seed")["learnt"]
+        for m in ("lora-1", "prefix")
     )
+    assert all(one.to_numpy() > two.to_numpy()), f"{t}: LoRA ahead in each seed"
 for t in far:
     assert learnt[t, "prefix"][0] < 0.02, f"{t}: too far for a prefix"
 
 # %% [markdown]
-# LANGPROSE
+# Even the nearest new language is beyond a prompt of ten. Forty virtual tokens learnt some of it in some seeds; the interval reaches below zero, so that three seeds do not say how much. A prefix, which has about as many trainable parameters as LoRA of rank one, learns close relatives in part and nothing else, and LoRA of rank one was ahead of it in each seed. Three seeds can give no significant difference, whatever they show. LoRA gives way as well, farther out, and later the higher
+# its rank. Distance orders the languages roughly, not exactly: look for two neighbours in the wrong order.
 #
 # ## The library
 #
@@ -835,7 +815,21 @@ assert ours == length, "here: for the text alone"
 # %% [markdown]
 # ## Read the result
 #
-# READPROSE
+# **What it shows.** A prefix scales down what a layer's words say and adds a mixture of its values; the attention pattern among the words it leaves alone, given the same inputs. In one block this is a wall: no length that was tried reversed a list, where LoRA of rank eight did it.
+# With several blocks the wall has a door, since inputs change. What a model knows, a prompt calls up, if start and learning rate fit each other. What it doesn't know, prompts of ten hardly learnt, and prefixes only where it is closely related.
+#
+# **What it does not show.** These models are tiny, and prompts are said to catch up as models grow; nothing here can test that. More steps, or a longer prompt, may reach farther. In the clean room LoRA had every linear layer, and a prefix only attention. With two learning rates the better one lies at an edge of the sweep, and a better one may lie beyond it.
+#
+# | claim | here |
+# | --- | --- |
+# | *a prompt stands at the input, a prefix in every layer* (C16) | so by definition, and you built both |
+# | *they train about a thousandth of the parameters* (C17) | of the large model, a prefix of eleven virtual tokens; one of twenty has 0.18 %, and a prompt of twenty 0.0037 % |
+# | *they only add a bias to the output* (C18) | true of one head, given its inputs, if a bias may depend on the query: both the share and the pull do, and what the words say is scaled down by it as well |
+# | *a prefix cannot change attention patterns* (C19) | true of the first layer, to rounding; false from the second on |
+# | *so they struggle where new attention is needed* (C20) | with one block they never did it; with two, a prefix of 40 and 3,200 steps did in some seeds, and LoRA of rank eight in all, in 800 |
+# | *near tasks: surprisingly good* (C21) | what the model knew: yes; the nearest new language: not for prompts of ten, in part for prefixes |
+#
+# **Negative results, said aloud.** No prompt of ten learnt a language. To start it from words was no better than from small random numbers. The sentence that a prefix can't change patterns did not survive the second layer. And the gated prefix, which starts so gently, learnt no Italian at the one learning rate it had, which is no verdict on it.
 #
 # ## Go further
 #
