@@ -437,6 +437,6 @@ def patterns(panels, title, xlabel, ylabel):
         axes.set_xticks(range(weights.shape[1]), range(1, weights.shape[1] + 1))
         axes.set_yticks(range(weights.shape[0]), range(1, weights.shape[0] + 1))
     fig.axes[0].set_ylabel(ylabel)
-    fig.colorbar(image, ax=fig.axes, label="weight")
+    fig.colorbar(image, ax=fig.axes, label="attention weight")
     fig.suptitle(title)
     return fig
