@@ -1224,6 +1224,16 @@ def weights_detached(h, outputs, Q, K, V):
     return (weights.unsqueeze(-1) * F.linear(outputs, V)).sum(0), weights
 
 
+@fusion.slip("Two things: V plays no part, and the scores are divided by the root of d. What is it that is mixed, and what does the equation divide by?")
+def no_values_and_the_root(h, outputs, Q, K, V):
+    return no_values(h, outputs, Q / h.shape[-1] ** 0.5, K, V)
+
+
+@fusion.slip("Two things: your softmax runs along the wrong dimension, and the scores are divided by the root of d. What should add up to one?")
+def wrong_softmax_and_the_root(h, outputs, Q, K, V):
+    return softmax_over_the_wrong_one(h, outputs, Q / h.shape[-1] ** 0.5, K, V)
+
+
 @fusion.slip("h is taken off the outputs first. What do keys and values read in the equation: what each adapter adds, or what it made of h?")
 def additions_alone(h, outputs, Q, K, V):
     return step_by_step(h, outputs - h, Q, K, V)

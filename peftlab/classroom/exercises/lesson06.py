@@ -686,6 +686,12 @@ def reshaped_after_turning(P, layers, heads, width, batch):
     return [tuple(t.expand(batch, *t.shape) for t in layer) for layer in parts]
 
 
+@cache.slip("The heads were cut apart after the dimensions had been put in another order. While they lie in which order do `heads` and `width` come apart?")
+def heads_cut_after_turning(P, layers, heads, width, batch):
+    parts = P.unflatten(1, (layers, 2, heads * width)).permute(1, 2, 0, 3).reshape(layers, 2, heads, len(P), width)
+    return [tuple(t.expand(batch, *t.shape) for t in layer) for layer in parts]
+
+
 @cache.slip("Heads and tokens stand the wrong way round. In which order does a cache want them?")
 def tokens_before_heads(P, layers, heads, width, batch):
     parts = P.view(len(P), layers, 2, heads, width).permute(1, 2, 0, 3, 4)
