@@ -881,7 +881,7 @@ assert differ > 0.1, "the tag decides on the attention weights, in one block at 
 # %% [markdown]
 # Neither adapter alone speaks the other's language, and at equal weights the two together speak neither. So choosing matters: the attention weights follow the tag, and the fused model speaks both languages, each less well than its own adapter did alone.
 #
-# Now the last row, the control. *One* adapter, trained on both languages with as many steps as all the rest together, is far ahead of the fusion, with fewer trainable parameters and nothing beside it at inference. Where the data of all tasks are at hand, fusion bought nothing here. It is meant for adapters that exist already, made where the data can't be had; and it leaves them as they are. One seed and one learning rate a row: a few points would mean nothing, but these are tens.
+# Now the last row, the control. *One* adapter, trained on both languages with as many steps as all the rest together, is far ahead of the fusion, with fewer trainable parameters and nothing beside it at inference. Where the data of all tasks are at hand, fusion bought nothing here. It is meant for adapters that exist already, made where the data can't be had; and it leaves them as they are. One seed and one learning rate a row: a few points would mean nothing, but these are tens. `peftlab record adapters-fused` has six seeds, a sweep, and more controls (the value matrix alone, query and key alone); nobody has recorded it yet.
 # The bill: three matrices of full width at each place are more trainable parameters than an adapter of moderate width, and every adapter in the fusion runs for every token.
 #
 # ## The library

@@ -10,14 +10,12 @@ def complete(frame):
     return frame[frame["seed"].isin(counts[counts == counts.iloc[0]].index)]
 
 
-def best_rates(frame, groups, by, lowest=False, swept=None):
+def best_rates(frame, groups, by, lowest=False):
     """The runs of each group (such as ["method"]) at the learning rate whose mean of `by` over the seeds is best.
 
     Choose `by` so that the test is not asked: a loss in training, a validation score. Of equals, the smaller rate.
-    swept: the seeds that tried every rate, where the others have the chosen one only; by default all.
     """
-    tried = frame if swept is None else frame[frame["seed"].isin(list(swept))]
-    means = tried.groupby([*groups, "lr"])[by].mean().sort_index(kind="stable")
+    means = frame.groupby([*groups, "lr"])[by].mean().sort_index(kind="stable")
     of_each = means.groupby(level=groups, sort=False)
     chosen = of_each.idxmin() if lowest else of_each.idxmax()
     return frame.set_index([*groups, "lr"]).loc[list(chosen)].reset_index()
