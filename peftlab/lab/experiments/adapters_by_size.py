@@ -2,8 +2,7 @@
 
 A budget is a number of trainable parameters, and each method has the largest rank or width that fits it: LoRA of rank 1, 2
 or 4 on every linear layer. "houlsby-linear" is Houlsby without the non-linearity, and so a LoRA with a bias on the layers
-that Houlsby adapts.Three learning rates each, a factor
-of two apart: choose by the training loss.
+that Houlsby adapts. Three learning rates each, a factor of two apart: choose by the training loss.
 """
 
 from functools import cache
