@@ -323,8 +323,8 @@ assert len(quotients) == 1, "no prefix changes the ratio of two words' weights"
 
 # %% [markdown]
 # **Why a list then cannot be reversed.** Say that a layer has learnt to look, at each position, at that position's own digit, and that a task needs the digit at the other end. What does a trained prefix have to work with? Two things reach the position's answer from other positions: what the head passes on *without* the prefix, a mean in which the digit needed has a weight near zero,
-# and the share, which depends on the sum of the words' exponentials, to which the digit needed contributes as little. Both are as they were. The pull is a mixture of trained values: with what weights they are mixed depends on the query, that is, on what this position knows; none of it on the list elsewhere. And the MLP that follows works on each position alone. So the digit at the other end does not reach the answer, whatever is trained and however
-# long the prefix. What has no weight in the pattern cannot be given any. Below you will test just that.
+# and the share, which depends on the sum of the words' exponentials, to which the digit needed contributes as little. Both are as they were. The pull is a mixture of trained values: with what weights they are mixed depends on the query, that is, on what this position knows; none of it on the list elsewhere. And the MLP that follows works on each position alone. So the digit at the other end reaches the answer as little as before, whatever is trained and however
+# long the prefix. What has hardly any weight in the pattern cannot be given more. Below you will test just that.
 #
 # %% [markdown]
 # So it is said: *a prefix cannot change attention patterns*. Take a real model, polyglot-350k, put a random prefix of ten in front of all its layers, and compare how each layer's words look at each other, with
