@@ -303,16 +303,16 @@ def tradeoff(series, title, xlabel, ylabel, marked=()):
 
 def adapter_places():
     """Where three papers put their adapters in a block: Houlsby, Pfeiffer, parallel, drawn upwards (no data)."""
-    fig = Figure(figsize=(8.2, 5.2), layout="constrained")
+    fig = Figure(figsize=(8.2, 5.8), layout="constrained")
     axes = fig.subplots()
 
-    def part(at, low, name, trained=False):
-        box = _box(at - 1.6, low + 0.5, 3.2, 1.0, PALETTE[1 if trained else 6])
+    def part(at, low, name, high=1.0, trained=False):
+        box = _box(at - 1.6, low + high / 2, 3.2, high, PALETTE[1 if trained else 6])
         box.set_alpha(0.55 if trained else 0.15)
         box.set_hatch("" if trained else "//")
         patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         axes.add_patch(box)
-        axes.text(at, low + 0.5, name, ha="center", va="center", size=9, bbox=patch)
+        axes.text(at, low + high / 2, name, ha="center", va="center_baseline", size=9, bbox=patch)
 
     def path(*points):
         axes.plot(*zip(*points), color="black", linewidth=1, zorder=0)
@@ -326,25 +326,27 @@ def adapter_places():
 
     for i, name in enumerate(("Houlsby: two", "Pfeiffer: one, at the end", "parallel: one, beside")):
         trunk = 10.5 * i
-        path((trunk, -0.4), (trunk, 13.4))
-        for low, layer in ((0.9, "attention"), (6.2, "feed-forward")):
-            branch(trunk, 2.4, low - 0.6, low + 4.3)
-            part(trunk + 2.4, low, layer)
-            plus(trunk, low + 4.3)
+        path((trunk, -0.4), (trunk, 15.6))
+        for low, layer in ((0.7, "attention"), (7.1, "feed-forward")):
+            branch(trunk, 2.4, low - 0.6, low + 5.2)
+            part(trunk + 2.4, low - 0.2, "norm", high=0.8)
+            part(trunk + 2.4, low + 1.0, layer)
+            plus(trunk, low + 5.2)
             if i == 0:
-                branch(trunk + 2.4, 2.1, low + 1.3, low + 3.5)               # its own way around
-                part(trunk + 2.4, low + 1.8, "adapter", trained=True)
-                plus(trunk + 2.4, low + 3.5)
+                branch(trunk + 2.4, 2.1, low + 2.3, low + 4.5)               # its own residual connection
+                part(trunk + 2.4, low + 2.8, "adapter", trained=True)
+                plus(trunk + 2.4, low + 4.5)
         if i == 1:
-            branch(trunk, 2.4, 11.0, 12.9)
-            part(trunk + 2.4, 11.45, "adapter", trained=True)
-            plus(trunk, 12.9)
+            branch(trunk, 2.4, 12.9, 15.0)
+            part(trunk + 2.4, 13.4, "adapter", trained=True)
+            plus(trunk, 15.0)
         if i == 2:
-            branch(trunk, -2.4, 5.6, 10.5)
-            part(trunk - 2.4, 6.2, "adapter", trained=True)
-        axes.text(trunk + (1.2 if i < 2 else 0.2), 14.2, name, ha="center", weight="bold")
+            branch(trunk, -2.4, 6.5, 12.3)
+            part(trunk - 2.4, 8.1, "adapter", trained=True)
+            plus(trunk, 12.3)
+        axes.text(trunk + (1.2 if i < 2 else 0.2), 16.4, name, ha="center", weight="bold")
         axes.text(trunk, -0.6, "x", ha="center", va="top")
-    axes.set(xlim=(-2.2, 25.6), ylim=(-1.5, 15), aspect="equal")
+    axes.set(xlim=(-2.2, 25.6), ylim=(-1.5, 17.2), aspect="equal")
     axes.axis("off")
     return fig
 
@@ -446,7 +448,7 @@ def patterns(panels, title, xlabel, ylabel):
         axes.set_xticks(range(weights.shape[1]), range(1, weights.shape[1] + 1))
         axes.set_yticks(range(weights.shape[0]), range(1, weights.shape[0] + 1))
     fig.axes[0].set_ylabel(ylabel)
-    fig.colorbar(image, ax=fig.axes, label="weight")
+    fig.colorbar(image, ax=fig.axes, label="attention weight")
     fig.suptitle(title)
     return fig
 
