@@ -8,6 +8,7 @@ A writer puts in prose and code only; what can be known from the exercise is add
   inputs are added, and the hints follow, folded.
 - Before a cell `predict("lora-first-step")` the question stands in plain Markdown, reasons folded.
 - A cell tagged `heavy` (`# %% tags=["heavy"]`) takes more than a few seconds; grading leaves it out.
+- A cell tagged `hide-source` only draws: JupyterLab folds its code away, one click from view.
 """
 
 import hashlib
@@ -80,7 +81,8 @@ def complete(name, source=None):
     cells, open_solutions = [], []
     for cell in lesson.cells:
         tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        folded_away = {"jupyter": {"source_hidden": True}} if "hide-source" in tags else {}
+        cell.metadata = nbformat.from_dict(({"tags": tags} if tags else {}) | folded_away)
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\{\{([\w-]+)\}\}", lambda m: headline(find(m[1])), cell.source)
             cells.append(cell)
