@@ -277,16 +277,20 @@ def intervals(labels, series, title, xlabel, ylabel, band=None, levels=(), joine
     return fig
 
 
-def tradeoff(series, title, xlabel, ylabel, marked=()):
-    """What was lost against what was learnt: `series` maps a name to points (x, y, size), joined in their order.
+def tradeoff(series, title, xlabel, ylabel, marked=(), sizes=None):
+    """What was lost against what was learnt: `series` maps a name to points (x, y, size), joined in their order, or to
+    points (x, y, size, half width in x, half width in y) with intervals.
 
-    A size of 1 is the usual marker, so that larger ones can mean a higher learning rate. `marked`: name -> (x, y).
+    A size of 1 is the usual marker, so that larger ones can mean a higher learning rate; `sizes` says so above the
+    legend. `marked`: name -> (x, y).
     """
     fig = Figure(figsize=(8.2, 4.6), layout="constrained")
     axes = fig.subplots()
     for i, (name, points) in enumerate(series.items()):
-        x, y, size = zip(*points)
+        x, y, size, *halves = zip(*points)
         colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+        if halves:
+            axes.errorbar(x, y, halves[1], halves[0], color=colour, linestyle="none", linewidth=1, capsize=2)
         line = "-" if i < len(PALETTE) else ":"
         axes.plot(x, y, color=colour, linewidth=1, linestyle=line, alpha=0.7)
         axes.scatter(x, y, [30 * s for s in size], color=colour, marker=marker, label=name, alpha=0.85,
@@ -294,7 +298,7 @@ def tradeoff(series, title, xlabel, ylabel, marked=()):
     for name, (x, y) in dict(marked).items():
         axes.plot(x, y, marker="*", markersize=15, color="black", linestyle="none", label=name, zorder=4)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    legend = fig.legend(loc="outside right center", frameon=False)
+    legend = fig.legend(loc="outside right center", frameon=False, title=sizes)
     for handle in legend.legend_handles:
         if hasattr(handle, "set_sizes"):
             handle.set_sizes([40])
@@ -486,4 +490,21 @@ def kept_in_a_block():
     fig.legend(marks, names, loc="outside lower center", ncols=3, frameon=False)
     axes.set(xlim=(-0.1, 13.9), ylim=(-3.7, 0.9), aspect="equal")
     axes.axis("off")
+    return fig
+
+
+def small_multiples(x, panels, title, xlabel, ylabel):
+    """The same curves with intervals in several panels: `panels` maps a panel's title to {name: [(mean, half width)]}, one
+    pair for each of `x`, the same names everywhere."""
+    fig = Figure(figsize=(8.2, 3.4), layout="constrained")
+    places = fig.subplots(1, len(panels), sharex=True, sharey=True)
+    for axes, (name, series) in zip(places, panels.items()):
+        for i, points in enumerate(series.values()):
+            mean, half = zip(*points)
+            axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], linewidth=1, capsize=2)
+        axes.set(title=name, xlabel=xlabel, ylim=(-0.04, 1.06))
+        axes.set_xticks(x, [f"{value:g}" for value in x], size=8)
+    places[0].set_ylabel(ylabel)
+    fig.legend(places[0].containers, next(iter(panels.values())), loc="outside lower center", ncols=3, frameon=False)
+    fig.suptitle(title)
     return fig
