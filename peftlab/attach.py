@@ -13,7 +13,7 @@ from torch import nn
 
 from peftlab import attention, virtual_tokens
 from peftlab.adapter import Adapter, FullFineTuning
-from peftlab.layers import WHERE, adapted, copied, only_read, targets, unwrapped
+from peftlab.layers import WHERE, adapted, copied, input_table, only_read, targets, unwrapped
 from peftlab.merge import unmerge
 from peftlab.switch import (
     Switch,
@@ -139,7 +139,7 @@ def _refuse_layer(path, layer, model):
     for owned in ("switch", "adapters", "hooks", "virtual_tokens", "reading"):
         if hasattr(layer, owned) and switch_of(layer) is None:
             raise ValueError(f"{path}, a {type(layer).__name__}, has an attribute {owned!r} of its own, which adapters need")
-    if isinstance(layer, nn.Embedding) and layer is getattr(model, "get_input_embeddings", lambda: None)() \
+    if isinstance(layer, nn.Embedding) and layer is input_table(model) \
             and any(isinstance(m, nn.Embedding) and m is not layer and m.weight is layer.weight for m in model.modules()):
         raise ValueError(f"{path} is never called in this model, others with the same weight are: target those, such as embed_tokens")
     there = [p.device.type for p in layer._parameters.values() if p is not None]
@@ -182,16 +182,16 @@ def _hold_statistics(model):
     """Keep the running statistics of the base's BatchNorms as they are, whatever is trained on top of them."""
     for m in model.modules():
         if getattr(m, "running_mean", None) is not None:
-            m.held = (m.register_forward_pre_hook(_note), m.register_forward_hook(_put_back))
+            m.held = (m.register_forward_pre_hook(_lend_copies), m.register_forward_hook(_put_back))
 
 
-def _note(layer, args):
-    layer.held_values = [b.clone() for b in layer._buffers.values() if b is not None]
+def _lend_copies(layer, args):
+    layer.held_buffers = dict(layer._buffers)
+    layer._buffers.update({name: None if b is None else b.clone() for name, b in layer._buffers.items()})
 
 
 def _put_back(layer, args, out):
-    for b, was in zip((b for b in layer._buffers.values() if b is not None), layer.__dict__.pop("held_values")):
-        b.copy_(was)
+    layer._buffers.update(layer.__dict__.pop("held_buffers"))
 
 
 def detach(model, keep_merged=False):

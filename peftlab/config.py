@@ -174,7 +174,7 @@ def _plain(value):
 
 def _task(model, name):
     """What `peft` makes of the file. For classification it wants a trained head in there, unless it says nothing."""
-    if encoder_decoder(model) and hasattr(model, "get_output_embeddings"):
+    if encoder_decoder(model) and hasattr(model, "get_output_embeddings") and model.main_input_name == "input_ids":
         return "SEQ_2_SEQ_LM"
     if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         return "CAUSAL_LM"

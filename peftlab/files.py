@@ -11,7 +11,7 @@ from peftlab.adapter import Adapter
 from peftlab.attach import put_on
 from peftlab.config import CONFIG, copies_of, method_of, options_of, read, where_of, write
 from peftlab.count import count_on
-from peftlab.layers import adapted, copied, short, targets, unwrapped
+from peftlab.layers import adapted, copied, input_table, output_table, short, targets, unwrapped
 from peftlab.switch import all_or_nothing, known, refuse_if_merged
 from peftlab.use import parameters
 from peftlab.virtual_tokens import encoder_decoder, on, reader
@@ -61,7 +61,7 @@ def save(model, folder, name="default"):
     if _twice(model, name):
         state = {k: torch.cat([v, v]) if k == PROMPT else v for k, v in state.items()}
     part = {file: folder / (file + ".part") for file in (WEIGHTS, CONFIG)}           # a crash must not leave half a file
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part[WEIGHTS], {"format": "pt"})
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, part[WEIGHTS], {"format": "pt"})
     part[CONFIG].write_text(json.dumps(write(model, name), indent=2) + "\n", "utf-8")
     for file in (WEIGHTS, CONFIG):
         part[file].replace(folder / file)
@@ -131,6 +131,9 @@ def _places(model, config, method, options, state):
         if method.in_peft.one_target and isinstance(target_modules, str):
             target_modules = [target_modules]
         layers = targets(model, target_modules, lenient=True, **where)
+        tied = {id(layer._parameters.get("weight")) for _, layer in layers} - {id(None)}
+        layers += [(path, layer) for path, layer in model.named_modules() if id(layer._parameters.get("weight")) in tied
+                   and layer not in [m for _, m in layers] and any(key.startswith(f"base_model.model.{path}.") for key in state)]
     heads = [(path, layer) for path, layer in copied(model, copies_of(config, model))
              if any(f"{prefix}.{path}.{p}" in state for p in layer._parameters for prefix in ("base_model.model", "base_model"))]
     tables = _changed_tables(model, state)
@@ -145,7 +148,7 @@ def _places(model, config, method, options, state):
 def _changed_tables(model, state):
     """Embeddings and output layers that the file holds with other numbers than the base: `peft` puts them into the base (a
     resized vocabulary), here they come as copies. A table that is tied to another layer comes there as well."""
-    tables = [getattr(model, get, lambda: None)() for get in ("get_input_embeddings", "get_output_embeddings")]
+    tables = [input_table(model), output_table(model)]
     found = []
     for path, layer in model.named_modules():
         weight = layer._parameters.get("weight")

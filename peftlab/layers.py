@@ -27,7 +27,7 @@ def targets(model, target_modules, exclude_modules=None, layers_to_transform=Non
     """
     layers = [(path, layer) for path, layer in model.named_modules() if path and not is_ours(path)]
     if target_modules == "all-linear":
-        head = getattr(model, "get_output_embeddings", lambda: None)()
+        head = output_table(model)
         found = [(p, m) for p, m in layers if (isinstance(m, nn.Linear) or is_conv1d(m)) and m is not head and not only_read(m)]
         missing = [] if found else ["all-linear"]
     elif isinstance(target_modules, str):
@@ -99,6 +99,23 @@ def there_are(layers):
         if len(layer._parameters) and not end.isdigit():
             names.setdefault(end, type(layer).__name__)
     return "the layers end in " + ", ".join(f"{n} ({t})" for n, t in names.items())
+
+
+def input_table(model):
+    """The embedding of a model's token ids, or None."""
+    return _asked(model, "get_input_embeddings")
+
+
+def output_table(model):
+    """The layer that turns hidden states into scores of tokens, or None."""
+    return _asked(model, "get_output_embeddings")
+
+
+def _asked(model, get):
+    try:
+        return getattr(model, get, lambda: None)()
+    except NotImplementedError:                              # a model of speech or of pictures says so
+        return None
 
 
 def only_read(layer):

@@ -4,6 +4,7 @@ import inspect
 import torch
 from torch import nn
 
+from peftlab.layers import output_table
 from peftlab.switch import name_of_each_row
 from peftlab.token_places import Places, lengths, stack
 
@@ -14,8 +15,7 @@ class Reading:
     def __init__(self, model, part, tokens):
         self.tokens = tokens                                 # a plain reference: they are not this module's children
         self.causal = any(getattr(m, "is_causal", False) for m in part.modules())
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        self.last = self.causal and head is None             # a classifier on a decoder answers from the last place
+        self.last = self.causal and output_table(model) is None             # a classifier on a decoder answers from the last place
         self.takes_positions = "position_ids" in inspect.signature(part.forward).parameters
         tables = [m for path, m in part.named_modules() if isinstance(m, nn.Embedding) and "position" in path]
         self.absolute = bool(tables)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from peftlab.adapter import Format
+from peftlab.layers import input_table
 from peftlab.token_hooks import Reading, put_hooks_on
 
 
@@ -61,7 +62,7 @@ def refuse_unless_it_reads(model, method):
     if not hasattr(model, "get_input_embeddings") or config is None:
         raise ValueError(f"virtual tokens need a model of transformers, which a {name} is not")
     if getattr(model, "main_input_name", "input_ids") != "input_ids" \
-            or not isinstance(getattr(model.get_input_embeddings(), "weight", None), torch.Tensor):
+            or not isinstance(getattr(input_table(model), "weight", None), torch.Tensor):
         raise ValueError(f"virtual tokens stand among embedded token ids, and a {name} does not read any: use a method that "
                          "goes on layers, such as LoRA")
     config, (encoder, decoder) = text_config(config), parts(model)

@@ -127,7 +127,7 @@ class Marks:
 
 def _opened(url, patience=60):
     """nbgrader's gradebook with all its tables and ours, though another program may be writing there at this moment."""
-    from nbgrader.api import Gradebook
+    from nbgrader.api import Gradebook, InvalidEntry
 
     _for_the_owner(url)
     end = time.monotonic() + patience
@@ -140,9 +140,9 @@ def _opened(url, patience=60):
                 book.engine.dispose()  # the connections of before do not wait so long
             GRADED.create(book.engine, checkfirst=True)
             return book
-        except DatabaseError as error:  # what the other one made is there at the next try
+        except (DatabaseError, InvalidEntry) as error:  # what the other one made is there at the next try
             if time.monotonic() > end:
-                raise OSError(f"the gradebook can't be opened: {str(error.orig)[:200]}") from error
+                raise OSError(f"the gradebook can't be opened: {str(getattr(error, 'orig', error))[:200]}") from error
             time.sleep(0.5)
 
 

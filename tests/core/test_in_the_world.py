@@ -241,6 +241,8 @@ def test_a_dilated_convolution_is_merged():
 
 def test_embeddings_that_scale(tmp_path):
     both_ways(gemma, tmp_path, peft.LoraConfig(target_modules=["embed_tokens"]))
+    both_ways(lambda: gemma(tie_word_embeddings=True), tmp_path / "tied", peft.TrainableTokensConfig(
+        target_modules=["embed_tokens"], token_indices=[int(IDS[0, 0])]))
     both_ways(lambda: gemma(tie_word_embeddings=False), tmp_path / "tokens", peft.TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=[int(IDS[0, 0])]))
     model = pl.attach(gemma(tie_word_embeddings=False), M.LoRA, ["embed_tokens"])
     before = answer(model, IDS)
@@ -315,6 +317,7 @@ def test_running_statistics_travel_with_a_copy_and_stay_with_the_base(tmp_path):
     model.eval()
     again = pl.load(Normed().eval(), pl.save(model, tmp_path)).eval()
     assert torch.equal(again(x), model(x)) and not torch.allclose(model(x), base.eval()(x), atol=1e-3)
+    model.train()(x).sum().backward()
     pl.detach(model)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     reference = of_peft(Normed(), tmp_path / "theirs", peft.LoraConfig(target_modules=["fc"], modules_to_save=["bn"]))
