@@ -7,7 +7,8 @@ import json
 import math
 
 from peftlab.adapter import Adapter
-from peftlab.virtual_tokens import VirtualTokens, cache_shape, encoder_decoder, on, text_config
+from peftlab.layers import WHERE, ends_in
+from peftlab.virtual_tokens import VirtualTokens, cache_shape, encoder_decoder, on, reader, text_config
 
 CONFIG = "adapter_config.json"
 
@@ -21,7 +22,7 @@ TRAINING = {"lora_dropout", "module_dropout", "rank_dropout", "encoder_dropout"}
 SHAPES = {"token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules", "encoder_hidden_size",
           "encoder_num_layers", "encoder_reparameterization_type", "prefix_projection", "mini_r"}      # the tensors say it too
 LAYOUT = {"fan_in_fan_out", "block_share", "eps", "ensure_weight_tying", "megatron_core", "qalora_group_size"}   # of `peft`'s code
-PLACES = {"target_modules", "modules_to_save"}                               # which layers: files.py reads them
+PLACES = {"target_modules", "modules_to_save", *WHERE}                       # which layers: files.py reads them
 ELSEWHERE = {"bias"}                                                         # refused below, where it matters
 NO_MATTER = ORIGIN | START | TRAINING | SHAPES | LAYOUT | PLACES | ELSEWHERE
 
@@ -117,6 +118,9 @@ def _refuse_other_type(field, value, known, file):
         numbers = value.values() if isinstance(value, dict) else ()
         right = value is None or isinstance(value, dict) and all(isinstance(n, int | float | list) for n in numbers)
         wanted = "names of layers with a number each"
+    elif field == "layers_to_transform":
+        numbers = value if isinstance(value, list) else [value]
+        right, wanted = all(n is None or type(n) is int for n in numbers), "the numbers of blocks"
     elif field in PLACES:
         right = isinstance(value, str | None) or isinstance(value, list) and all(isinstance(v, str) for v in value)
         wanted = "a list of names"
@@ -124,6 +128,21 @@ def _refuse_other_type(field, value, known, file):
         return
     if not right:
         raise ValueError(f"{file} sets {field}={short(value)}: it should be {wanted}")
+
+
+def where_of(config):
+    """The fields that narrow the targets down."""
+    return {field: config[field] for field in WHERE if config.get(field) not in (None, [], "")}
+
+
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+
+
+def copies_of(config, model):
+    """The names of layers that may come as copies: those written down, and the heads that older releases of `peft` saved
+    without writing them down. One that this model does not have is none of them."""
+    named = [*(config.get("modules_to_save") or ()), *HEADS.get(config.get("task_type"), ())]
+    return [end for end in dict.fromkeys(named) if any(ends_in(path, [end]) for path, _ in model.named_modules())]
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -139,7 +158,7 @@ def write(model, name):
               **method.in_peft.fixed, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}
     config = {k: v for k, v in config.items() if v or k != "modules_to_save"}         # not every configuration of `peft` has it
     if issubclass(method, VirtualTokens):
-        config |= _shape_of(on(model)[name], model.config)
+        config |= _shape_of(on(model)[name], reader(model).config)
         config.pop("target_modules")
     return config
 
@@ -175,8 +194,8 @@ def _task(model, name):
 def _shape_of(tokens, config):
     """The width of one virtual token as `peft` writes it: of the hidden state, or of one layer's keys."""
     layers, heads, width = cache_shape(config)
+    config = text_config(config)
     if tokens.key_values is None:
-        config = text_config(config)
         heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     return {"token_dim": heads * width, "num_layers": layers, "num_attention_heads": heads,
-            "num_transformer_submodules": 1}
+            "num_transformer_submodules": 2 if config.is_encoder_decoder else 1}

@@ -124,7 +124,7 @@ def _wanted(model, batch):
     if switch.rows is None:
         here = [tokens[n] for n in switch.active if n in tokens]
         return (here or [None]) * batch
-    return [tokens[row] if row and row in tokens else None for row in name_of_each_row(switch.rows, batch)]
+    return [tokens[row] if row and row in tokens else None for row in name_of_each_row(switch, batch)]
 
 
 def _places(part, rows, text, mask, cache=None, causal=None, **more):
@@ -158,7 +158,10 @@ def _fill_cache(part, kw, rows):
             cache = EncoderDecoderCache(cache, DynamicCache())
         kw["past_key_values"] = cache
     vectors = vectors.to(next(p for p in part.parameters() if p.is_floating_point()).dtype)
-    for i, (k, v) in enumerate(vectors.permute(2, 3, 0, 4, 1, 5)):                     # (batch, heads, n, width) each
+    vectors = vectors.permute(2, 3, 0, 4, 1, 5)              # (layers, 2, batch, heads, n, width)
+    if kw.get("encoder_hidden_states") is not None:          # here `peft` gives layer i what it made for layer 2 i, and so on
+        vectors = vectors[[2 * i % len(vectors) for i in range(len(vectors))]]        # from the first: half is not used
+    for i, (k, v) in enumerate(vectors):
         getattr(cache, "self_attention_cache", cache).update(k, v, i)
 
 

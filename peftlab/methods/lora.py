@@ -3,12 +3,12 @@
 Trains r (d_in + d_out) parameters a layer. It starts as the base model, since B is zero, and can be merged.
 """
 import math
-import re
 
 import torch.nn.functional as F
 from torch import empty, nn, randn, zeros
 
-from peftlab.adapter import Adapter, Format, linear, shape
+from peftlab.adapter import Adapter, Format, embedding_scale, linear, shape
+from peftlab.layers import matches
 
 
 class LoRA(Adapter):
@@ -36,7 +36,7 @@ class LoRA(Adapter):
     def per_layer(cls, path, rank_pattern=None, alpha_pattern=None, **options):
         """`rank_pattern` and `alpha_pattern`: {end of a path, or regular expression: the r, or the lora_alpha, there}."""
         for option, pattern in (("r", rank_pattern), ("lora_alpha", alpha_pattern)):
-            fits = [value for end, value in (pattern or {}).items() if re.match(rf"(.*\.)?({end})$", path)]
+            fits = [value for end, value in (pattern or {}).items() if matches(rf"(.*\.)?({end})", path)]
             options |= {option: fits[0]} if fits else {}
         return options
 
@@ -58,4 +58,4 @@ class LoRAEmbedding(LoRA):
         self.scaling = lora_alpha / (math.sqrt(r) if use_rslora else r)
 
     def after(self, x, y):
-        return y + self.scaling * F.linear(F.embedding(x, self.lora_A.T), self.lora_B)
+        return y + embedding_scale(self.layer) * self.scaling * F.linear(F.embedding(x, self.lora_A.T), self.lora_B)

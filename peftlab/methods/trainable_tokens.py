@@ -5,7 +5,7 @@ Trains n d parameters for n tokens. Starts as the base model. A tied output laye
 import torch
 from torch import nn
 
-from peftlab.adapter import Adapter, Format
+from peftlab.adapter import Adapter, Format, embedding_scale
 
 
 class TrainableTokens(Adapter):
@@ -21,12 +21,13 @@ class TrainableTokens(Adapter):
         outside = [i for i in token_indices if not 0 <= i < layer.num_embeddings]
         if outside:
             raise ValueError(f"token {outside[0]} is not in the table of {layer.num_embeddings} tokens")
+        self.scale = embedding_scale(layer)
         self.register_buffer("token_indices", torch.tensor(list(token_indices)), persistent=False)       # (n,)
         self.trainable_tokens_delta = nn.Parameter(layer.weight[self.token_indices].detach().clone())    # (n, d)
 
     def after(self, ids, y):
         chosen = ids[..., None] == self.token_indices                                 # (..., n)
-        return torch.where(chosen.any(-1, keepdim=True), chosen.to(y.dtype) @ self.trainable_tokens_delta, y)
+        return torch.where(chosen.any(-1, keepdim=True), chosen.to(y.dtype) @ self.trainable_tokens_delta * self.scale, y)
 
     @staticmethod
     def count(d_in, d_out, token_indices=()):
