@@ -327,7 +327,7 @@ ARCHITECTURES = {a.name: a for a in [
     Architecture("Qwen2.5-VL", qwen2_5_vl, of_qwen2_5_vl, a_row_of_qwen2_5_vl, "attention_mask"),
     Architecture("PaliGemma", paligemma, of_paligemma, without_padding, "attention_mask"),
     unpadded("UNet with Conv2d", UNet, lambda: {"sample": noise(ROWS, 3, 8, 8), "time": noise(ROWS, 8, seed=3)}),
-    unpadded("nn.TransformerEncoder", BatchSecond, lambda: {"x": noise(5, ROWS, 32)},
+    unpadded("nn.TransformerEncoder", BatchSecond, lambda: {"x": noise(2 * ROWS, ROWS, 32)},
              lambda inputs, i: {"x": inputs["x"][:, i:i + 1]}, batch=1),
     unpadded("nn.MultiheadAttention", Attention, lambda: {"x": noise(ROWS, 5, 16)}),
     unpadded("BatchNorm", Normed, lambda: {"x": noise(ROWS, 8)}),

@@ -1,5 +1,6 @@
 """What must hold of every method on every architecture, or be refused with a reason."""
 import copy
+import inspect
 import re
 import tempfile
 import warnings
@@ -16,8 +17,9 @@ import peftlab as pl
 from peftlab import methods as M
 from peftlab.adapter import is_conv1d
 from peftlab.files import tensors
+from peftlab.use import parameters
 
-REFUSALS = (ValueError, TypeError, NotImplementedError)
+REFUSALS = (ValueError, TypeError)
 EQUAL = 2e-4                                                 # of the largest number that the base answers
 MOVES = 20 * EQUAL
 
@@ -102,14 +104,22 @@ class NothingThere(Exception):
     """The architecture has no layer of the kind that a method goes on."""
 
 
+def input_table(model):
+    """What the model says turns its input into embeddings, if it says so."""
+    try:
+        return model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):            # a net of torch's alone; a model of sound
+        return None
+
+
 def is_linear(m):
-    return isinstance(m, nn.Linear) or is_conv1d(m)
+    """Whether a linear layer is called, and not only read as nn.MultiheadAttention reads its out_proj."""
+    return (isinstance(m, nn.Linear) or is_conv1d(m)) and not isinstance(m, nn.modules.linear.NonDynamicallyQuantizableLinear)
 
 
 def pattern(paths):
     """A regular expression for these whole names."""
-    return "|".join(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", r".\\d+", re.escape(p).replace(r"\.", ".")).replace(".", r"\.")
-                                  .replace(r"\\.\d+", r"\.\d+") for p in paths))
+    return "|".join(p.replace(".", r"\.") for p in paths)
 
 
 def in_blocks(found):
@@ -120,7 +130,8 @@ def in_blocks(found):
 def linear(model):
     """Two kinds of linear layers: the first and the last in the blocks, which read and write the hidden state."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    found = in_blocks([(p, m) for p, m in model.named_modules() if is_linear(m) and m is not head])
+    found = in_blocks([(p, m) for p, m in model.named_modules() if is_linear(m) and m is not head]
+                      or [(p, m) for p, m in model.named_modules() if isinstance(m, nn.Linear)])
     kinds = list(dict.fromkeys(re.sub(r"\d+", "#", p) for p, _ in found))
     return [p for p, _ in found if re.sub(r"\d+", "#", p) in (kinds[0], kinds[-1])]
 
@@ -136,9 +147,8 @@ def biased(model):
 
 
 def embedding(model):
-    table = getattr(model, "get_input_embeddings", lambda: None)()
-    found = [p for p, m in model.named_modules() if m is table] or [p for p, m in model.named_modules()
-                                                                    if isinstance(m, nn.Embedding)]
+    tables = [(p, m) for p, m in model.named_modules() if isinstance(m, nn.Embedding)]
+    found = [p for p, m in tables if m is input_table(model)] or [p for p, _ in tables]
     if not found:
         raise NothingThere("no embedding table")
     return found[:1]
@@ -198,9 +208,7 @@ def heads(model):
     """Where the model's answer is made: what has weights beside the transformer itself."""
     inner = getattr(model, getattr(model, "base_model_prefix", "") or "-", None)
     found = [n for n, m in model.named_children() if m is not inner and any(True for _ in m.parameters())]
-    table = getattr(model, "get_input_embeddings", lambda: None)
-    table = table() if getattr(model, "config", None) is not None else None
-    shared = getattr(table, "weight", None)
+    shared = getattr(input_table(model), "weight", None)
     found = [n for n in found if not any(p is shared for p in model.get_submodule(n).parameters())]
     if inner is None or not found:
         raise NothingThere("no head with weights of its own")
@@ -217,8 +225,17 @@ def where(column, arch):
 @cache
 def _where(on, head, name):
     model = _base(name)
-    targets = None if on == "tokens" else pattern(FINDERS[on](model))
+    targets = None if on == "tokens" else pattern([p for p in FINDERS[on](model) if p not in idle(name)])
     return targets, heads(model) if head else None
+
+
+@cache
+def idle(name):
+    """The layers that the base alone computes for nothing, such as the last of a tower that is read before it."""
+    arch, model = ARCHITECTURES[name], copy.deepcopy(_base(name))
+    sum(t.square().sum() for t in whole(ask(model, arch, arch.inputs(), grad=True))).backward()
+    own = {path: [p for p in m.parameters() if p.requires_grad] for path, m in model.named_modules()}
+    return {path for path, ps in own.items() if ps and all(p.grad is None for p in ps)}
 
 
 @cache
@@ -249,14 +266,14 @@ def attach(model, column, arch, name="a"):
     targets, copies = where(column, arch)
     options = options_on(column, arch) if name == "a" else {**options_on(column, arch), **column.other()}
     pl.attach(model, column.method, targets, name, copies, **options)
-    shake(pl.use.__globals__["parameters"](model, name), column.shake, name)
+    shake(parameters(model, name), column.shake, name)
     return model
 
 
 @torch.no_grad()
-def shake(parameters, by, seed):
+def shake(trained, by, seed):
     g = torch.Generator().manual_seed(sum(map(ord, seed)))
-    for p in parameters:
+    for p in trained:
         if p.is_floating_point():
             p.add_(by * torch.randn(p.shape, generator=g))
 
@@ -399,13 +416,19 @@ def _gradient(arch, column, found, model, inputs, after, **_):
     extra = [n for n, p in model.named_parameters() if p.grad is not None and n not in trained]
     must(not extra, f"a gradient arrives at {extra[:1]}, which is frozen")
     model.zero_grad()
+    after[:] = ask(model, arch, inputs)                      # copies of norms that keep means have seen one batch more
 
 
 def _padding(arch, column, found, model, inputs, after, **_):
     if not arch.mask or not pads(arch.name):
         return
     with refusing(found, "a padded row"):
-        worst = max(apart(after[i], by_itself(model, arch, inputs, i)) for i in range(len(after)))
+        right = [by_itself(model, arch, inputs, i) for i in range(len(after))]
+        worst = max(map(apart, after, right))
+        if worst >= EQUAL and "position_ids" in inspect.signature(model.forward).parameters:
+            counted = {"position_ids": (inputs[arch.mask].cumsum(1) - 1).clamp(min=0)}
+            told = max(map(apart, ask(model, arch, {**inputs, **counted}), right))
+            must(told >= EQUAL, f"a padded row is not the row alone ({worst:.0e}), but is if it is given its position_ids")
         must(worst < EQUAL, f"a padded row is not the row alone ({worst:.0e})")
 
 
@@ -428,7 +451,10 @@ def _mixed(arch, column, found, model, inputs, after, **_):
 def _saved_here(arch, column, found, model, inputs, after, **_):
     with refusing(found, "save"), tempfile.TemporaryDirectory() as folder:
         pl.save(model, folder, "a")
-        again = pl.load(base(column, arch), folder)
+        try:
+            again = pl.load(base(column, arch), folder)
+        except REFUSALS as e:
+            raise Wrong(f"our own file is refused: {reason(e)[:200]}") from e
         gap = apart(whole(ask(again, arch, inputs)), whole(after))
         must(gap < EQUAL, f"saved and loaded here it answers otherwise ({gap:.0e})")
 
