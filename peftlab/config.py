@@ -183,6 +183,8 @@ def _task(model, name):
         if type(model).__name__.endswith(ending):
             head = any(name in getattr(getattr(model, head, None), "adapters", ()) for head in HEADS[task])
             return task if head or name in on(model) else None
+    if name in on(model):                                    # without a task `peft` would leave virtual tokens out
+        return "CAUSAL_LM" if hasattr(model, "generate") and model.can_generate() else "FEATURE_EXTRACTION"
     return None
 
 

@@ -16,6 +16,9 @@ class Reading:
         self.tokens = tokens                                 # a plain reference: they are not this module's children
         self.causal = any(getattr(m, "is_causal", False) for m in part.modules())
         self.last = self.causal and output_table(model) is None             # a classifier on a decoder answers from the last place
+        config = getattr(model.config, "text_config", model.config)
+        sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+        self.window = sliding and getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
         self.takes_positions = "position_ids" in inspect.signature(part.forward).parameters
         tables = [m for path, m in part.named_modules() if isinstance(m, nn.Embedding) and "position" in path]
         self.absolute = bool(tables)
@@ -43,6 +46,7 @@ def _enter(model, args, kw):
         return (), kw
     _refuse_unless_countable(kw)
     places = _places(model, rows, text, kw.get("attention_mask"), cache, last=reading.last)
+    _refuse_if_out_of_sight(reading.window, places)
     kw.pop("cache_position", None)                           # counted without the virtual tokens: let the model count
     if reading.takes_positions:
         kw["position_ids"] = places.positions(kw.get("position_ids"), reading.start)
@@ -146,6 +150,13 @@ def _refuse_unless_countable(kw):
         raise ValueError("a static cache has a fixed length, without room for virtual tokens: leave cache_implementation out")
     if mask is not None and mask.dim() != 2:
         raise ValueError(f"virtual tokens need the attention_mask as (batch, time), and it is {tuple(mask.shape)}")
+
+
+def _refuse_if_out_of_sight(window, places):
+    """Raise ValueError where padding between a prefix and the text pushes the prefix out of a sliding window."""
+    if window and places.told and places.prefix.max() > 0 and places.mask.shape[1] > window and (places.text[:, 0] == 0).any():
+        raise ValueError(f"a prefix stands at the beginning of the cache, and padding on the left pushes it out of the model's "
+                         f"sliding window of {window} tokens: pad on the right, or give rows of one length")
 
 
 def _fill_cache(part, kw, rows):
