@@ -74,6 +74,9 @@ class Exercise:
     solutions: list = field(default_factory=list)
     slips: list[Slip] = field(default_factory=list)
     tell: Callable | None = None  # (cases, seen, expected) -> a sentence of this exercise's own, or None
+    dims: dict[str, str] | None = None  # the names of sizes: {"A": "r d_in", "x": "... d_in"}
+    terms: dict[str, Callable] = field(default_factory=dict)  # what is seen -> (case) -> {name: a term of the formula}
+    switches: tuple | None = None  # (a parametrised answer, {switch: the slips it can be set to})
 
     def __post_init__(self):
         if self.id in REGISTRY:
