@@ -6,10 +6,11 @@ from importlib import import_module
 
 from peftlab import methods
 from peftlab.adapter import Adapter
-from peftlab.attach import attach, detach, mix, use
+from peftlab.attach import attach, detach
 from peftlab.count import closed_form, count, multiplications, saved_activations
 from peftlab.files import load, save
 from peftlab.merge import merge, unmerge
+from peftlab.use import mix, use
 from peftlab.virtual_tokens import VirtualTokens
 
 __version__ = "0.1.0"

@@ -1,6 +1,19 @@
 """The one idea of this package: an adapter is what you do before and after a frozen layer."""
+from dataclasses import dataclass, field
+
 import torch
 from torch import nn
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a method stands in the files of `peft`, beside the names of its tensors."""
+
+    peft_type: str = ""                             # what adapter_config.json calls the method
+    fixed: dict = field(default_factory=dict)       # fields that have one value for this method
+    unused: tuple = ()                              # fields that `peft` writes and does not use
+    repeated: tuple = ()                            # ends of names that stand there once more for every layer; not read
+    one_target: bool = False                        # whether target_modules is one name, not a list or a pattern
 
 
 class Adapter(nn.Module):
@@ -9,14 +22,6 @@ class Adapter(nn.Module):
     A method is a subclass with an `__init__` that makes its parameters and a `before`, an `after`, or both.
     The keywords of `__init__` are the field names of the method's `peft` configuration.
     """
-
-    peft_type = ""      # what `peft` calls the method in adapter_config.json
-    config = {}         # entries of adapter_config.json that are fixed for this method
-    keys = {}           # our tensor's name -> the end of its name in the file, or all of it ("base_model.") if shared
-    unused = ()         # fields of the configuration that `peft` writes and does not use
-    repeated = ()       # ends of names that `peft` writes once more for every layer, and that are not read
-    one_target = False  # whether `peft` writes the target as one name, not as a list or a pattern
-    argument = 0        # which positional argument of the layer is x
 
     def __init__(self, layer):
         super().__init__()
@@ -29,6 +34,10 @@ class Adapter(nn.Module):
     def after(self, x, y):
         """What leaves it instead of `y`, of the same shape; `x` is what went in, after `before`."""
         return y
+
+    argument = 0        # which positional argument of the layer is x
+    keys = {}           # our tensor's name -> the end of its name in the file, or all of it ("base_model.") if shared
+    in_peft = Format()
 
     @classmethod
     def among(cls, layers, **options):
@@ -110,7 +119,7 @@ def linear(layer):
     return shape(layer)
 
 
-def bare(layer, x):
+def without_adapters(layer, x):
     """What the frozen layer alone makes of `x`, past the adapters on it, computed in its own precision."""
     own = next(layer.parameters(recurse=False), x)
     return layer.forward(x.to(own.dtype)).to(x.dtype)

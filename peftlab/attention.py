@@ -1,4 +1,5 @@
 """Methods that act inside attention: a function registered with transformers, in which adapters add to what the heads say."""
+from peftlab.switch import in_its_precision, running
 
 NAME = "peftlab"
 
@@ -29,11 +30,9 @@ def attention(layer, q, k, v, mask, **kw):
     """PyTorch's attention, and what the adapters on this layer add; q is (batch, heads, time, width)."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from peftlab.attach import _dtype, _running
-
     y, weights = sdpa_attention_forward(layer, q, k, v, mask, **kw)                   # (batch, time, heads, width)
-    for adapter, rows in _running(layer, len(q)) if hasattr(layer, "adapters") else ():
+    for adapter, rows in running(layer, len(q)) if hasattr(layer, "adapters") else ():
         if hasattr(adapter, "attend"):
-            more = adapter.attend(_dtype(adapter, q if rows is None else q[rows])).transpose(1, 2).to(y.dtype)
+            more = adapter.attend(in_its_precision(adapter, q if rows is None else q[rows])).transpose(1, 2).to(y.dtype)
             y = y + more if rows is None else y.index_add(0, y.new_tensor(rows).long(), more)
     return y, weights

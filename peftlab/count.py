@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import torch
 
 from peftlab.adapter import FullFineTuning
+from peftlab.layers import copied, targets
 from peftlab.virtual_tokens import VirtualTokens
 
 
@@ -51,7 +52,6 @@ def closed_form(model, method, target_modules=None, modules_to_save=None, **opti
 
     Uses the layers' shapes alone, so it works for models on the "meta" device too.
     """
-    from peftlab.attach import copied, targets
     copies = sum(FullFineTuning.count_layer(layer) for _, layer in copied(model, modules_to_save))
     if issubclass(method, VirtualTokens):
         return copies + method.count(model.config, **options)

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from peftlab.adapter import is_conv1d
-from peftlab.attach import _dtype, _known, _refuse_if_merged, adapted, use
+from peftlab.layers import adapted
+from peftlab.switch import all_or_nothing, in_its_precision, known, refuse_if_merged
+from peftlab.use import use
 from peftlab.virtual_tokens import on
 
 
@@ -16,8 +18,8 @@ def merge(model):
 
     Raises ValueError, and changes nothing, if an active adapter is not affine or a weight is shared with other layers.
     """
-    names = _known(model, model.switch.active if hasattr(model, "switch") else (), "merge")
-    _refuse_if_merged(model, "merge")
+    names = known(model, model.switch.active if hasattr(model, "switch") else (), "merge")
+    refuse_if_merged(model, "merge")
     if not names:
         raise ValueError("no adapter is switched on: call use(model, name) before merge(model)")
     if any(name in on(model) for name in names):
@@ -33,25 +35,27 @@ def merge(model):
                 raise ValueError(f"{path} shares its weight with another layer (tied embeddings), which merging "
                                  "would change as well: leave this layer out of target_modules")
             new.append((layer, _merged(path, layer, here)))
-    for layer, tensors in new:
-        layer.unmerged = dict(layer._parameters)
-        for name, t in tensors.items():
-            layer._parameters[name] = nn.Parameter(t, requires_grad=False)
-    use(model)
-    model.switch.merged = names
+    with all_or_nothing(model):
+        for layer, tensors in new:
+            layer.unmerged = dict(layer._parameters)
+            for name, t in tensors.items():
+                layer._parameters[name] = nn.Parameter(t, requires_grad=False)
+        use(model)
+        model.switch.merged = names
 
 
 def unmerge(model):
     """Put back the very tensors that were there before `merge`, and switch the adapters on again."""
-    _known(model, (), "unmerge")
+    known(model, (), "unmerge")
     if not model.switch.merged:
         raise ValueError("nothing is merged: unmerge undoes merge")
-    for _, layer in adapted(model):
-        if hasattr(layer, "unmerged"):
-            layer._parameters.update(layer.unmerged)
-            del layer.unmerged
-    names, model.switch.merged = model.switch.merged, ()
-    use(model, *names)
+    with all_or_nothing(model):
+        for _, layer in adapted(model):
+            if hasattr(layer, "unmerged"):
+                layer._parameters.update(layer.unmerged)
+                del layer.unmerged
+        names, model.switch.merged = model.switch.merged, ()
+        use(model, *names)
 
 
 def _shared(model):
@@ -91,10 +95,10 @@ def _merged_linear(path, layer, adapters):
 
     def f(x):
         for a in adapters:
-            x = a.before(_dtype(a, x)).float()
+            x = a.before(in_its_precision(a, x)).float()
         y = x @ W.T + b
         for a in adapters:
-            y = a.after(_dtype(a, x), _dtype(a, y)).float()
+            y = a.after(in_its_precision(a, x), in_its_precision(a, y)).float()
         return y
 
     d_in = W.shape[1]
@@ -114,7 +118,7 @@ def _merged_embedding(path, layer, adapters):
     ids = torch.arange(layer.num_embeddings, device=layer.weight.device)
     rows = layer.forward(ids).float()                                                 # (vocabulary, d)
     for a in adapters:
-        rows = a.after(ids, _dtype(a, rows)).float()
+        rows = a.after(ids, in_its_precision(a, rows)).float()
     return {"weight": rows.to(layer.weight.dtype)}
 
 
@@ -126,8 +130,8 @@ def _merged_norm(path, layer, adapters):
     x = torch.randn(32, len(layer.weight), generator=torch.Generator().manual_seed(0)).to(layer.weight)
     y = seen = layer.forward(x).float()
     for a in adapters:
-        _refuse_unless_close(path, adapters, a.before(_dtype(a, x)).float(), x.float())
-        seen = a.after(_dtype(a, x), _dtype(a, seen)).float()
+        _refuse_unless_close(path, adapters, a.before(in_its_precision(a, x)).float(), x.float())
+        seen = a.after(in_its_precision(a, x), in_its_precision(a, seen)).float()
     factor, shift = torch.ones_like(y[0]), (seen - y).mean(0)
     if not torch.allclose(seen, y + shift, atol=1e-5):
         factor = ((seen - seen.mean(0)) * (y - y.mean(0))).sum(0) / (y - y.mean(0)).pow(2).sum(0)

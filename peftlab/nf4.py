@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from peftlab.adapter import is_conv1d
+from peftlab.layers import targets
 
 BLOCK, DOUBLE_BLOCK = 64, 256
 
@@ -107,7 +108,6 @@ def quantize_model(model, target_modules="all-linear", double=True):
 
     Do this before you attach adapters. Raises ValueError if there are adapters, or if a weight is shared.
     """
-    from peftlab.attach import targets
     if hasattr(model, "switch"):
         raise ValueError("quantize the base before you attach adapters: detach first")
     found = targets(model, target_modules)

@@ -16,11 +16,11 @@ from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 
 import peftlab as pl
-from peftlab.attach import adapted
 from peftlab.classroom import check, predict
 from peftlab.lab import figures, polyglot, records, widgets
 from peftlab.lab.sweeps import best_rates, complete, interval
 from peftlab.lab.training import answers, train
+from peftlab.layers import adapted
 from peftlab.methods import AdaLoRA, LoRA
 
 warnings.filterwarnings("ignore")

@@ -54,9 +54,9 @@ def theirs(model, method, targets, options):
     """The same method from `peft` on `model`."""
     import peft
     decoder = model.config.model_type == "llama"
-    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type]
-    targets = targets[0] if getattr(method, "one_target", False) else targets
-    options = dict(options, **method.config, **({"target_modules": targets} if targets else {}))
+    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method.in_peft.peft_type]
+    targets = targets[0] if method.in_peft.one_target else targets
+    options = dict(options, **method.in_peft.fixed, **({"target_modules": targets} if targets else {}))
     return peft.get_peft_model(model, kind(task_type="CAUSAL_LM" if decoder else None, **options))
 
 

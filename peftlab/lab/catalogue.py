@@ -61,9 +61,9 @@ def lines_in_peft(method):
     """(lines, folder) of the same method in the installed `peft`, or None if it is not there."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    if method.peft_type not in PEFT_TYPE_TO_CONFIG_MAPPING:
+    if method.in_peft.peft_type not in PEFT_TYPE_TO_CONFIG_MAPPING:
         return None
-    folder = Path(sys.modules[PEFT_TYPE_TO_CONFIG_MAPPING[method.peft_type].__module__].__file__).parent
+    folder = Path(sys.modules[PEFT_TYPE_TO_CONFIG_MAPPING[method.in_peft.peft_type].__module__].__file__).parent
     return sum(lines(p) for p in folder.rglob("*.py")), folder.name
 
 

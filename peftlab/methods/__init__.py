@@ -5,7 +5,7 @@ from peftlab.methods.adapter_fusion import AdapterFusion
 from peftlab.methods.adaption_prompt import AdaptionPrompt
 from peftlab.methods.bitfit import BitFit
 from peftlab.methods.boft import BOFT
-from peftlab.methods.bottleneck import Houlsby, ParallelAdapter, Pfeiffer
+from peftlab.methods.bottleneck import Houlsby, Pfeiffer
 from peftlab.methods.c3a import C3A
 from peftlab.methods.compacter import Compacter
 from peftlab.methods.delora import DeLoRA
@@ -25,6 +25,7 @@ from peftlab.methods.miss import MiSS
 from peftlab.methods.multitask_prompt_tuning import MultitaskPromptTuning
 from peftlab.methods.oft import OFT
 from peftlab.methods.p_tuning import PTuning
+from peftlab.methods.parallel_adapter import ParallelAdapter
 from peftlab.methods.pissa import OLoRA, PiSSA, as_lora
 from peftlab.methods.prefix_tuning import PrefixTuning
 from peftlab.methods.prompt_tuning import PromptTuning

@@ -9,7 +9,7 @@ what comes in, so it cannot be merged.
 import torch
 from torch import nn
 
-from peftlab.adapter import Adapter, bare
+from peftlab.adapter import Adapter, Format, without_adapters
 
 
 class AdaptionPrompt(Adapter):
@@ -18,7 +18,7 @@ class AdaptionPrompt(Adapter):
     On attention layers as Llama has them ("self_attn"); adapter_layers: how many, counted from the top (all, if not given).
     """
 
-    peft_type, one_target = "ADAPTION_PROMPT", True
+    in_peft = Format("ADAPTION_PROMPT", one_target=True)
     keys = {k: k for k in ("adaption_prompt", "adaption_gate")}
 
     def __init__(self, layer, adapter_len=10):
@@ -31,8 +31,8 @@ class AdaptionPrompt(Adapter):
 
     def attend(self, q):
         """What is added to what the heads say, for their queries q (batch, heads, time, width)."""
-        k, v = (bare(f, self.adaption_prompt)[0].unflatten(-1, (-1, q.shape[-1])).transpose(0, 1)      # (key heads, n, width)
-                for f in (self.layer.k_proj, self.layer.v_proj))
+        k, v = (without_adapters(project, self.adaption_prompt)[0].unflatten(-1, (-1, q.shape[-1])).transpose(0, 1)
+                for project in (self.layer.k_proj, self.layer.v_proj))                # (key heads, n, width)
         k, v = (t.repeat_interleave(q.shape[1] // len(t), 0) for t in (k, v))         # (heads, n, width)
         return self.adaption_gate * torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
 

@@ -6,13 +6,14 @@ In `peft` it is BEFT, which also adds biases where there were none; a model with
 """
 from torch import nn, zeros
 
-from peftlab.adapter import Adapter, shape
+from peftlab.adapter import Adapter, Format, shape
 
 
 class BitFit(Adapter):
     """y = layer(x) + b'"""
 
-    peft_type, keys = "BEFT", {"beft_bias": "beft_bias"}
+    keys = {"beft_bias": "beft_bias"}
+    in_peft = Format("BEFT")
 
     def __init__(self, layer):
         super().__init__(layer)

@@ -7,7 +7,7 @@ the inputs change places like the wings of a butterfly, so that together they mi
 import torch
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 def butterfly(d, b, i):
@@ -18,7 +18,7 @@ def butterfly(d, b, i):
 class BOFT(Adapter):
     """y = s * (W R x) + b; each block of a rotation is (1 - S)(1 + S)^-1 with S = (Q - Q^T) / 2"""
 
-    peft_type, config = "BOFT", {"boft_block_num": 0}
+    in_peft = Format("BOFT", {"boft_block_num": 0})
     keys = {"boft_R": "boft_R", "boft_s": "boft_s"}
 
     def __init__(self, layer, boft_block_size=4, boft_n_butterfly_factor=1):

@@ -1,8 +1,8 @@
 """Bottleneck adapters: h + U f(D h), a small residual network of width m = d / reduction_factor inside every block.
 
 Houlsby (arXiv 1902.00751) puts one behind the attention and one behind the feed-forward layer, Pfeiffer (2005.00247)
-one at the end of the block, the parallel adapter (2110.04366) one beside the feed-forward layer. None can be merged: f
-is not linear. Trains 2 d m + m + d parameters a place. The library `adapters` has them; `peft` does not.
+one at the end of the block. Neither can be merged: f is not linear. Trains 2 d m + m + d parameters a place. The library
+`adapters` has them; `peft` does not.
 """
 from torch import nn
 
@@ -69,32 +69,3 @@ class Pfeiffer(Houlsby):
 
     def norm(self, x):
         return self.layer.forward(x.to(self.layer.weight.dtype)).to(x.dtype)          # `forward`: no hooks again
-
-
-class ParallelAdapter(Houlsby):
-    r"""y = layer(x) + s U relu(D x): beside a feed-forward block ("mlp"). U starts at zero: exactly the base model.
-
-    BERT norms inside the module that ends its block, r".*layer\.\d+\.output", whose second input is the residual x:
-    there s U relu(D x) is added to the residual, which is the same. In Llama and GPT-2 x is what the feed-forward
-    block itself reads, behind the norm; the library `adapters` takes it before the norm there.
-    """
-
-    def __init__(self, layer, reduction_factor=2, non_linearity="relu", scaling=4.0):
-        super().__init__(layer, reduction_factor, non_linearity)
-        self.scaling = scaling
-        self.argument = int(any(isinstance(m, nn.LayerNorm) for m in layer.children()))
-
-    def reset(self):
-        nn.init.kaiming_uniform_(self.down.weight, a=5 ** 0.5)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    def before(self, x):
-        return x + self.scaling * self.bottleneck(x) if self.argument else x
-
-    def after(self, x, y):
-        return y if self.argument else y + self.scaling * self.bottleneck(x)
-
-    @staticmethod
-    def count(d_in, d_out, reduction_factor=2, **options):
-        return Houlsby.count(d_in, d_out, reduction_factor)

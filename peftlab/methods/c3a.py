@@ -7,7 +7,7 @@ import torch
 from torch import nn, zeros
 from torch.fft import irfft, rfft
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class C3A(Adapter):
@@ -16,7 +16,8 @@ class C3A(Adapter):
     The transform of x waits for the backward pass; `peft` has one of its own that makes it again.
     """
 
-    peft_type, keys = "C3A", {"c3a_kernel": "c3a_kernel"}
+    keys = {"c3a_kernel": "c3a_kernel"}
+    in_peft = Format("C3A")
 
     def __init__(self, layer, block_size=256, init_weights="xavier_uniform"):
         super().__init__(layer)

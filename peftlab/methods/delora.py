@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class DeLoRA(Adapter):
     """y = W x + (lambda / r) B N A (w * x)"""
 
-    peft_type = "DELORA"
+    in_peft = Format("DELORA")
     keys = {k: k for k in ("delora_A", "delora_B", "delora_lambda", "delora_w_norm")}
 
     def __init__(self, layer, r=8, delora_lambda=15):

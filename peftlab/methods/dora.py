@@ -5,13 +5,14 @@ backward pass, as in section 4.3 of the paper. Trains r (d_in + d_out) + d_out p
 """
 from torch import nn
 
+from peftlab.adapter import Format
 from peftlab.methods.lora import LoRA
 
 
 class DoRA(LoRA):
     """y = m * (W + s B A) x / |W + s B A|"""
 
-    config = {"use_dora": True}
+    in_peft = Format("LORA", {"use_dora": True})
     keys = {**LoRA.keys, "magnitude": "lora_magnitude_vector"}
 
     def __init__(self, layer, r=8, lora_alpha=8, lora_dropout=0.0, use_rslora=False):

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class FourierFT(Adapter):
     """y = W x + s Re(F^-1 C) x"""
 
-    peft_type, keys = "FOURIERFT", {"fourierft_spectrum": "fourierft_spectrum"}
+    keys = {"fourierft_spectrum": "fourierft_spectrum"}
+    in_peft = Format("FOURIERFT")
 
     def __init__(self, layer, n_frequency=1000, scaling=150.0, random_loc_seed=777, init_weights=False):
         super().__init__(layer)

@@ -6,7 +6,7 @@ model (B = 0); can be merged.
 import torch
 from torch import empty, nn, zeros
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class GraLoRA(Adapter):
@@ -15,7 +15,8 @@ class GraLoRA(Adapter):
     A_ij, of rank r / k, is the i-th r / k columns of gralora_A[j], and B_ij the j-th r / k rows of gralora_B[i], transposed.
     """
 
-    peft_type, keys = "GRALORA", {"gralora_A": "gralora_A", "gralora_B": "gralora_B"}
+    keys = {"gralora_A": "gralora_A", "gralora_B": "gralora_B"}
+    in_peft = Format("GRALORA")
 
     def __init__(self, layer, r=32, alpha=64, gralora_k=2):
         super().__init__(layer)

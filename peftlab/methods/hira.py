@@ -6,13 +6,14 @@ model (B = 0); can be merged. It has no alpha and wants a larger learning rate t
 import torch.nn.functional as F
 from torch import empty, nn, zeros
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class HiRA(Adapter):
     """y = W x + [W * (B A)] x"""
 
-    peft_type, keys = "HIRA", {"hira_A": "hira_A", "hira_B": "hira_B"}
+    keys = {"hira_A": "hira_A", "hira_B": "hira_B"}
+    in_peft = Format("HIRA")
 
     def __init__(self, layer, r=32):
         super().__init__(layer)

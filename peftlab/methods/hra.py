@@ -5,13 +5,14 @@ undo each other. Can be merged.
 """
 from torch import empty, nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class HRA(Adapter):
     """y = layer(H_1 ... H_r x)"""
 
-    peft_type, keys = "HRA", {"hra_u": "hra_u"}
+    keys = {"hra_u": "hra_u"}
+    in_peft = Format("HRA")
 
     def __init__(self, layer, r=8):
         super().__init__(layer)

@@ -4,13 +4,14 @@ One learnt factor per feature, 1 at the start. Trains d_out parameters a layer, 
 """
 from torch import nn, ones
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class IA3(Adapter):
     """y = l * layer(x), or layer(l * x)"""
 
-    peft_type, keys = "IA3", {"ia3_l": "ia3_l"}
+    keys = {"ia3_l": "ia3_l"}
+    in_peft = Format("IA3")
 
     def __init__(self, layer, feedforward=False):
         super().__init__(layer)

@@ -2,13 +2,13 @@
 
 Trains d or 2 d parameters a norm. Starts as the base model. There is nothing to merge: the copy is the new norm.
 """
-from peftlab.adapter import FullFineTuning
+from peftlab.adapter import Format, FullFineTuning
 
 
 class LNTuning(FullFineTuning):
     """y = copy(x), the copy of a norm"""
 
-    peft_type = "LN_TUNING"
+    in_peft = Format("LN_TUNING")
 
     def __init__(self, layer):
         super().__init__(layer)

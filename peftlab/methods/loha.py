@@ -6,7 +6,7 @@ as the base model, since one factor is zero; can be merged.
 import torch.nn.functional as F
 from torch import empty, nn, zeros
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class LoHa(Adapter):
@@ -15,7 +15,7 @@ class LoHa(Adapter):
     Both factors, d_in d_out numbers each, wait for the backward pass; `peft` has one of its own that makes them again.
     """
 
-    peft_type = "LOHA"
+    in_peft = Format("LOHA")
     keys = {k: k for k in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")}
 
     def __init__(self, layer, r=8, alpha=8):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import empty, nn, zeros
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 def split(d):
@@ -19,7 +19,7 @@ def split(d):
 class LoKr(Adapter):
     """y = W x + s (W1 kron W2) x"""
 
-    peft_type, config = "LOKR", {"decompose_factor": -1, "decompose_both": False}
+    in_peft = Format("LOKR", {"decompose_factor": -1, "decompose_both": False})
 
     def __init__(self, layer, r=8, alpha=8):
         super().__init__(layer)

@@ -8,13 +8,14 @@ import re
 import torch.nn.functional as F
 from torch import empty, nn, randn, zeros
 
-from peftlab.adapter import Adapter, linear, shape
+from peftlab.adapter import Adapter, Format, linear, shape
 
 
 class LoRA(Adapter):
     """y = W x + s B A x"""
 
-    peft_type, keys = "LORA", {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+    keys = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+    in_peft = Format("LORA")
 
     def __init__(self, layer, r=8, lora_alpha=8, lora_dropout=0.0, use_rslora=False):
         super().__init__(layer)
@@ -47,8 +48,8 @@ class LoRA(Adapter):
 class LoRAEmbedding(LoRA):
     """y = W[x] + s B A[x], on an embedding: x picks a column of A, which starts at zero here, and B does not."""
 
-    peft_type = ""                                           # part of a LoRA, no method of its own
     keys = {"lora_A": "lora_embedding_A", "lora_B": "lora_embedding_B"}
+    in_peft = Format()                                       # part of a LoRA, no method of its own
 
     def __init__(self, layer, r=8, lora_alpha=8, lora_dropout=0.0, use_rslora=False):
         Adapter.__init__(self, layer)                        # dropout is for what enters: ids cannot be scaled

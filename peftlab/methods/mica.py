@@ -6,14 +6,14 @@ uses. Starts as the base model (A = 0); can be merged.
 import torch
 from torch import nn
 
-from peftlab.adapter import linear
+from peftlab.adapter import Format, linear
 from peftlab.methods.lora import LoRA
 
 
 class MiCA(LoRA):
     """y = W x + s B A x, B frozen"""
 
-    config = {"init_lora_weights": "mica"}
+    in_peft = Format("LORA", {"init_lora_weights": "mica"})
 
     def __init__(self, layer, r=8, lora_alpha=8, lora_dropout=0.0, use_rslora=False):
         if r > min(linear(layer)):

@@ -6,13 +6,14 @@ The update repeats one block D of (r, d_out) along the input. Trains r d_out par
 import torch.nn.functional as F
 from torch import nn, zeros
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class MiSS(Adapter):
     """y = W x + D' sum of the chunks of x"""
 
-    peft_type, keys, config = "MISS", {"miss_block": "miss_block"}, {"init_weights": True}
+    keys = {"miss_block": "miss_block"}
+    in_peft = Format("MISS", {"init_weights": True})
 
     def __init__(self, layer, r=64):
         super().__init__(layer)

@@ -6,6 +6,7 @@ model and cannot be merged.
 import torch
 from torch import nn
 
+from peftlab.adapter import Format
 from peftlab.methods.prompt_tuning import PromptTuning
 
 
@@ -16,7 +17,7 @@ class MultitaskPromptTuning(PromptTuning):
     for each row, with `task_ids`.
     """
 
-    peft_type = "MULTITASK_PROMPT_TUNING"
+    in_peft = Format("MULTITASK_PROMPT_TUNING")
     keys = {k: k for k in ("prompt_embeddings", "prefix_task_cols", "prefix_task_rows")}
 
     def __init__(self, model, num_virtual_tokens=20, num_tasks=1, num_ranks=1, prompt_tuning_init="RANDOM",

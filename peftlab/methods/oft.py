@@ -6,7 +6,7 @@ d_in (b - 1) / 2 parameters a layer; starts as the base model (Q = 0); can be me
 import torch
 from torch import nn, zeros
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class OFT(Adapter):
@@ -16,8 +16,8 @@ class OFT(Adapter):
     (1 - Q)(1 + Q)^-1 exactly, which turns the other way: the switch changes what a file means.
     """
 
-    peft_type, keys = "OFT", {"oft_R": "oft_R.weight"}
-    config = {"r": 0, "coft": False, "block_share": False, "num_cayley_neumann_terms": 5}
+    keys = {"oft_R": "oft_R.weight"}
+    in_peft = Format("OFT", {"r": 0, "coft": False, "block_share": False, "num_cayley_neumann_terms": 5})
 
     def __init__(self, layer, oft_block_size=32, use_cayley_neumann=True):
         super().__init__(layer)

@@ -5,6 +5,7 @@ needed afterwards, and only they are saved. It does not start as the base model 
 """
 from torch import nn
 
+from peftlab.adapter import Format
 from peftlab.virtual_tokens import VirtualTokens
 
 
@@ -14,7 +15,8 @@ class PTuning(VirtualTokens):
     Loaded from a file they are plain trained embeddings: the network that made them is not in there.
     """
 
-    peft_type, keys = "P_TUNING", {"made": "prompt_embeddings"}
+    keys = {"made": "prompt_embeddings"}
+    in_peft = Format("P_TUNING")
 
     def __init__(self, model, num_virtual_tokens=20, encoder_hidden_size=None):
         super().__init__(model, num_virtual_tokens)
@@ -25,14 +27,14 @@ class PTuning(VirtualTokens):
 
     @property
     def made(self):
-        return self.settled if hasattr(self, "settled") else self.mlp_head(self.embedding.weight)
+        return self.encoded if hasattr(self, "encoded") else self.mlp_head(self.embedding.weight)
 
     def embeddings(self):
         return self.made
 
-    def settle(self):
-        """Keep what the network makes, as a parameter in its place."""
-        self.settled = nn.Parameter(self.made.detach().clone())
+    def drop_encoder(self):
+        """Keep what the network makes, as a parameter in its place: a file of `peft` holds that and no network."""
+        self.encoded = nn.Parameter(self.made.detach().clone())
         del self.embedding, self.mlp_head
 
     @staticmethod

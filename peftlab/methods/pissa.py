@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import linear
-from peftlab.attach import adapted, attach
+from peftlab.adapter import Format, linear
+from peftlab.attach import attach
+from peftlab.layers import adapted
 from peftlab.methods.lora import LoRA
 
 
 class PiSSA(LoRA):
     """y = W x + s (B A - B0 A0) x, s B0 A0 = U S V^T, cut after the r largest singular values"""
 
-    peft_type, keys = "", {name: name for name in ("lora_A", "lora_B", "start_A", "start_B")}
+    keys = {name: name for name in ("lora_A", "lora_B", "start_A", "start_B")}
+    in_peft = Format()
 
     def __init__(self, layer, r=8, lora_alpha=8):
         if r > min(linear(layer)):

@@ -6,13 +6,15 @@ layer (all its key-value heads). It does not start as the base model and cannot 
 import torch
 from torch import nn
 
+from peftlab.adapter import Format
 from peftlab.virtual_tokens import VirtualTokens, cache_shape
 
 
 class PrefixTuning(VirtualTokens):
     """n trained keys and values in front of every layer's own."""
 
-    peft_type, keys = "PREFIX_TUNING", {"prompt_embeddings": "prompt_embeddings"}
+    keys = {"prompt_embeddings": "prompt_embeddings"}
+    in_peft = Format("PREFIX_TUNING")
 
     def __init__(self, model, num_virtual_tokens=20):
         super().__init__(model, num_virtual_tokens)

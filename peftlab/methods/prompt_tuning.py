@@ -5,6 +5,7 @@ Trains n d parameters: n virtual tokens of width d. It does not start as the bas
 import torch
 from torch import nn
 
+from peftlab.adapter import Format
 from peftlab.virtual_tokens import VirtualTokens
 
 
@@ -16,7 +17,8 @@ class PromptTuning(VirtualTokens):
     `tokenizer`, repeated or cut to length.
     """
 
-    peft_type, keys = "PROMPT_TUNING", {"prompt_embeddings": "prompt_embeddings"}
+    keys = {"prompt_embeddings": "prompt_embeddings"}
+    in_peft = Format("PROMPT_TUNING")
 
     def __init__(self, model, num_virtual_tokens=20, prompt_tuning_init="RANDOM", prompt_tuning_init_text=None,
                  tokenizer=None):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class RandLoRA(Adapter):
@@ -17,10 +17,10 @@ class RandLoRA(Adapter):
     The product of Lambda and A waits for the backward pass; `peft` has one of its own that makes it again.
     """
 
-    peft_type, config = "RANDLORA", {"save_projection": True, "sparse": False, "very_sparse": False}
     keys = {"randlora_lambda": "randlora_lambda", "randlora_gamma": "randlora_gamma",
             "randlora_A": "base_model.randlora_A", "randlora_B": "base_model.randlora_B"}
-    repeated = ("randlora_A", "randlora_B")                  # `peft` writes them once more for every layer
+    in_peft = Format("RANDLORA", {"save_projection": True, "sparse": False, "very_sparse": False},
+                     repeated=("randlora_A", "randlora_B"))
 
     def __init__(self, layer, r=32, randlora_alpha=640, projection_prng_key=0):
         super().__init__(layer)

@@ -6,13 +6,13 @@ factor for each pair. Starts as the base model (angle 0, factor 1); can be merge
 import torch
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class RoAd(Adapter):
     """(y_1, y_2) -> factor * (y_1 cos - y_2 sin, y_2 cos + y_1 sin)"""
 
-    peft_type, config = "ROAD", {"variant": "road_1"}
+    in_peft = Format("ROAD", {"variant": "road_1"})
     keys = {"road_theta": "road_theta", "road_alpha": "road_alpha"}
 
     def __init__(self, layer, group_size=64):

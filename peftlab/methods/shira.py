@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class SHiRA(Adapter):
     """y = (W + S) x; without a random_seed the places are the same in every layer of one shape, as in `peft`."""
 
-    peft_type, config = "SHIRA", {"mask_type": "random"}
+    in_peft = Format("SHIRA", {"mask_type": "random"})
     keys = {"shira_weight": "shira_weight", "shira_indices": "shira_indices"}
 
     def __init__(self, layer, r=32, random_seed=None):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 def groups(layers, weight_tying):
@@ -20,7 +20,7 @@ def groups(layers, weight_tying):
 class TinyLoRA(Adapter):
     """y = W x + B (sum_i v_i P_i) A x"""
 
-    peft_type, config = "TINYLORA", {"save_projection": True}
+    in_peft = Format("TINYLORA", {"save_projection": True})
 
     def __init__(self, layer, r=2, u=64, weight_tying=0.0, projection_seed=42):
         super().__init__(layer)

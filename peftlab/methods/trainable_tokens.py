@@ -5,13 +5,14 @@ Trains n d parameters for n tokens. Starts as the base model. A tied output laye
 import torch
 from torch import nn
 
-from peftlab.adapter import Adapter
+from peftlab.adapter import Adapter, Format
 
 
 class TrainableTokens(Adapter):
     """the row of a chosen token is a trained one"""
 
-    peft_type, keys = "TRAINABLE_TOKENS", {"trainable_tokens_delta": "trainable_tokens_delta"}
+    keys = {"trainable_tokens_delta": "trainable_tokens_delta"}
+    in_peft = Format("TRAINABLE_TOKENS")
 
     def __init__(self, layer, token_indices):
         super().__init__(layer)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 def places(n, length, seed):
@@ -26,7 +26,7 @@ def places(n, length, seed):
 class UniLoRA(Adapter):
     """y = W x + B A x, (all A and B of the model) = P theta"""
 
-    peft_type, config = "UNILORA", {"save_indices": False}
+    in_peft = Format("UNILORA", {"save_indices": False})
     keys = {"unilora_theta_d": "base_model.unilora_theta_d"}
 
     def __init__(self, layer, r=4, theta_d_length=256, proj_seed=42, init_theta_d_bound=0.02):

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class VBLoRA(Adapter):
     """y = W x + B A x, each piece of A and B = sum over the topk of softmax(logits) * bank"""
 
-    peft_type, config = "VBLORA", {"save_only_topk_weights": False}
+    in_peft = Format("VBLORA", {"save_only_topk_weights": False})
     keys = {"vblora_logits_A": "vblora_logits_A", "vblora_logits_B": "vblora_logits_B",
             "vblora_vector_bank": "base_model.vblora_vector_bank"}
 

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftlab.adapter import Adapter, linear
+from peftlab.adapter import Adapter, Format, linear
 
 
 class VeRA(Adapter):
     """y = W x + b * (B (d * (A x)))"""
 
-    peft_type = "VERA"
+    in_peft = Format("VERA")
 
     def __init__(self, layer, r=256, d_initial=0.1, projection_prng_key=0, save_projection=True):
         super().__init__(layer)

@@ -7,9 +7,10 @@ from tiny import batch, fill, tiny
 from torch import nn
 
 import peftlab as pl
-from peftlab.attach import adapted, parameters
 from peftlab.files import tensors
+from peftlab.layers import adapted
 from peftlab.methods import IA3, BitFit, DoRA, LoRA, Pfeiffer
+from peftlab.use import parameters
 
 PAIRS = pytest.mark.parametrize("spec, arch", [pytest.param(s, a, id=f"{s.name}-{a}") for s in SPECS for a in s.targets])
 

@@ -13,9 +13,10 @@ from tiny import batch, fill, tiny
 from torch import nn
 
 import peftlab as pl
-from peftlab.attach import adapted
+from peftlab.config import CONFIG
 from peftlab.count import closed_form
-from peftlab.files import CONFIG, WEIGHTS, tensors
+from peftlab.files import WEIGHTS, tensors
+from peftlab.layers import adapted
 from peftlab.methods import IA3, DoRA, LoRA, PromptTuning
 
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -63,16 +64,16 @@ DAMAGE = {
     "a pattern": (lambda f: reconfigure(f, rank_pattern={"q_proj": 2}), ValueError,
                   r"lora_A.weight is \(4, 16\) in the file and \(2, 16\) here"),
     "a pattern that is none": (lambda f: reconfigure(f, rank_pattern={"(": 2}), ValueError, "does not describe a LoRA"),
-    "patterns in a list": (lambda f: reconfigure(f, rank_pattern=[2]), ValueError, "does not describe a LoRA"),
+    "patterns in a list": (lambda f: reconfigure(f, rank_pattern=[2]), ValueError, "should be names of layers with a number each"),
     "a rank of a billion": (lambda f: reconfigure(f, r=10**9), ValueError, "describes .*000,000,000 numbers"),
     "a billion by a pattern": (lambda f: reconfigure(f, rank_pattern={"q_proj": 10**9}), ValueError, "describes .* numbers, and"),
     "a rank below zero": (lambda f: reconfigure(f, r=-4), ValueError, "does not describe a LoRA"),
     "a rank of zero": (lambda f: reconfigure(f, r=0), ValueError, "does not describe a LoRA"),
     "a rank and a half": (lambda f: reconfigure(f, r=4.5), ValueError, "does not describe a LoRA"),
-    "an alpha that is no number": (lambda f: reconfigure(f, lora_alpha="8"), ValueError, "does not describe a LoRA"),
+    "an alpha that is no number": (lambda f: reconfigure(f, lora_alpha="8"), ValueError, "lora_alpha='8': it should be a number"),
     "an endless alpha": (lambda f: reconfigure(f, lora_alpha=float("inf")), ValueError, "lora_alpha=inf, which is no number"),
     "a pattern of layers that is none": (lambda f: reconfigure(f, target_modules="(q_proj"), ValueError, "does not describe"),
-    "targets that are a number": (lambda f: reconfigure(f, target_modules=7), ValueError, "does not describe a LoRA"),
+    "targets that are a number": (lambda f: reconfigure(f, target_modules=7), ValueError, "target_modules=7: it should be a list of names"),
     "a method that is a list": (lambda f: reconfigure(f, peft_type=["LORA"]), ValueError, "a method we do not have"),
     "config nested a thousand deep": (lambda f: (f / CONFIG).write_text("[" * 100_000), ValueError, "not valid JSON"),
     "numbers that are not finite": (lambda f: rewrite(f, lambda s: s[KEY].fill_(float("nan"))), ValueError, f"{KEY} holds .* not all finite"),
@@ -87,14 +88,14 @@ DAMAGE = {
     "pickled weights alone": (lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"), FileNotFoundError, "can run code"),
     "biases": (lambda f: reconfigure(f, bias="all"), ValueError, "bias='all': biases trained in place are not loaded"),
     "a changed base": (lambda f: reconfigure(f, init_lora_weights="pissa"), ValueError, "init_lora_weights='pissa'"),
-    "a rank that is no number": (lambda f: reconfigure(f, r="8"), ValueError, "adapter_config.json does not describe"),
+    "a rank that is no number": (lambda f: reconfigure(f, r="8"), ValueError, "r='8': it should be a number"),
     "another rank": (lambda f: reconfigure(f, r=3), ValueError, r"lora_A.weight is \(4, 16\) in the file and \(3, 16\)"),
     "other layers": (lambda f: reconfigure(f, target_modules=["query"]), ValueError, "no layer is called 'query'"),
     "fewer layers": (lambda f: reconfigure(f, target_modules=["q_proj", "v_proj"]), ValueError,
-                     "nowhere in the model: .*down_proj.lora_A.weight and 3 more"),
-    "a tensor missing": (lambda f: rewrite(f, lambda s: s.pop(KEY)), ValueError, f"missing in the file: {KEY}"),
+                     "nowhere in the model: .*down_proj.lora_A.weight' and 3 more"),
+    "a tensor missing": (lambda f: rewrite(f, lambda s: s.pop(KEY)), ValueError, f"missing in the file: '{KEY}'"),
     "a tensor too many": (lambda f: rewrite(f, lambda s: s.update(more=torch.ones(1))), ValueError,
-                          "nowhere in the model: more"),
+                          "nowhere in the model: 'more'"),
     "a tensor transposed": (lambda f: rewrite(f, lambda s: s.update({KEY: s[KEY].T.contiguous()})), ValueError,
                             rf"{KEY} is \(16, 4\) in the file and \(4, 16\) here"),
 }
@@ -130,7 +131,7 @@ def test_a_prompt_without_its_length_is_refused(tmp_path):
     model = pl.attach(tiny("llama"), PromptTuning, name="a", num_virtual_tokens=3)
     reconfigure(pl.save(model, tmp_path, "a"), num_virtual_tokens=None)
     fresh = tiny("llama")
-    with pytest.raises(ValueError, match="does not describe a PromptTuning"):
+    with pytest.raises(ValueError, match="num_virtual_tokens=None: it should be a number"):
         pl.load(fresh, tmp_path)
     assert untouched(fresh)
 

@@ -7,8 +7,9 @@ import torch
 from tiny import batch, numbers, tiny
 
 import peftlab as pl
-from peftlab.attach import adapted, parameters
+from peftlab.layers import adapted
 from peftlab.methods import Houlsby, ParallelAdapter, Pfeiffer
+from peftlab.use import parameters
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 HOULSBY = {"bert": ["attention.output.dense", "output.dense"], "llama": ["o_proj", "down_proj"], "gpt2": ["c_proj"]}

@@ -21,7 +21,7 @@ def theirs(spec, arch, salt="", model=None):
     state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     fill(state, salt)
     peft.set_peft_model_state_dict(model, state)
-    if hasattr(spec.method, "settle"):                       # its file holds what a network made, not the network
+    if hasattr(spec.method, "drop_encoder"):                       # its file holds what a network made, not the network
         fill(dict(model.prompt_encoder["default"].named_parameters()), "a")
     return told(spec, model)
 

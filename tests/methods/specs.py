@@ -121,13 +121,13 @@ class Spec:
     def attach(self, model, arch, name="a"):
         self.base(arch, model)
         pl.attach(model, self.method, self.targets[arch], name, self.save.get(arch), **self.options_on(arch))
-        if hasattr(self.method, "settle"):                   # a network that is not in the file: `fill` cannot reach it there
+        if hasattr(self.method, "drop_encoder"):                   # a network that is not in the file: `fill` cannot reach it there
             fill(dict(on(model)[name].named_parameters()), name)
         return model
 
     def peft_config(self, arch):
         targets = {} if self.targets[arch] is None else {"target_modules": self.targets[arch]}
-        if targets and self.method.one_target:
+        if targets and self.method.in_peft.one_target:
             [targets["target_modules"]] = self.targets[arch]
         if self.save.get(arch) and targets:
             targets["modules_to_save"] = self.save[arch]

@@ -8,8 +8,8 @@ from ladder import logits
 from tiny import batch, tiny
 
 import peftlab as pl
-from peftlab.attach import adapted
 from peftlab.lab.training import Training, train
+from peftlab.layers import adapted
 from peftlab.methods import AdaLoRA
 
 OPTIONS = {"init_r": 6, "target_r": 3, "tinit": 5, "tfinal": 8, "deltaT": 2}

@@ -5,9 +5,9 @@ from ladder import logits
 from tiny import batch, fill, tiny
 
 import peftlab as pl
-from peftlab.attach import adapted
 from peftlab.count import closed_form
 from peftlab.files import tensors
+from peftlab.layers import adapted
 from peftlab.methods import AdapterFusion, Houlsby, LoRA, ParallelAdapter, PrefixTuning
 
 PLACES = {"llama": ["o_proj", "down_proj"], "bert": ["attention.output.dense", "output.dense"], "gpt2": ["c_proj"]}

@@ -6,9 +6,9 @@ from ladder import logits
 from tiny import batch, fill, left_padded, tiny
 
 import peftlab as pl
-from peftlab.attach import adapted
 from peftlab.count import closed_form
 from peftlab.files import tensors
+from peftlab.layers import adapted
 from peftlab.methods import AdaptionPrompt, Houlsby, LoRA
 
 OPTIONS = {"adapter_len": 5, "adapter_layers": 1}

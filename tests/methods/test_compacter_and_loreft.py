@@ -7,8 +7,8 @@ from ladder import logits
 from tiny import batch, fill, tiny
 
 import peftlab as pl
-from peftlab.attach import adapted
 from peftlab.files import tensors
+from peftlab.layers import adapted
 from peftlab.methods import Compacter, LoReFT
 
 CASES = {

@@ -19,10 +19,10 @@ from tiny import batch, left_padded, numbers, tiny
 
 import peftlab as pl
 from peftlab.adapter import Adapter, is_conv1d
-from peftlab.attach import parameters
 from peftlab.files import WEIGHTS, tensors
 from peftlab.methods import IA3, LoRA
 from peftlab.nf4 import NF4Linear, quantize_model
+from peftlab.use import parameters
 from peftlab.virtual_tokens import on
 
 
@@ -296,7 +296,7 @@ def test_13_every_tensor_of_the_file_matters(spec, arch, tmp_path):
     assert state.keys() == tensors(model, "a").keys()
     written = {id(t) for t in tensors(model, "a").values() if isinstance(t, torch.nn.Parameter)}
     # what a network makes is in the file, the network is not
-    network = {id(p) for p in on(model)["a"].parameters()} if hasattr(spec.method, "settle") else set()
+    network = {id(p) for p in on(model)["a"].parameters()} if hasattr(spec.method, "drop_encoder") else set()
     assert written == {id(p) for p in parameters(model, "a")} - network
     before = logits(model, batch(arch))
     for name, t in state.items():
@@ -311,7 +311,7 @@ def test_13_the_file_has_the_names_and_shapes_of_peft(spec, arch, tmp_path):
     theirs(spec, arch).save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     pl.save(ours(spec, arch, model=tiny(arch, **spec.base_in_peft)), tmp_path / "ours", "a")
     a, b = (load_file(tmp_path / who / WEIGHTS) for who in ("ours", "theirs"))
-    twice = tuple(spec.method.repeated) if issubclass(spec.method, Adapter) else ()
+    twice = tuple(spec.method.in_peft.repeated) if issubclass(spec.method, Adapter) else ()
     b = {k: t for k, t in b.items() if k in a or not k.endswith(twice)}              # `peft` repeats them in every layer
     assert {k: t.shape for k, t in a.items()} == {k: t.shape for k, t in b.items()}
     assert all(torch.equal(a[k], b[k]) for k in a)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import peftlab as pl
-from peftlab.attach import targets
 from peftlab.lab import polyglot
 from peftlab.lab.training import answers, evaluate, train
+from peftlab.layers import targets
 from peftlab.methods import IA3, BitFit, LNTuning, LoRA, PrefixTuning, PromptTuning, TrainableTokens
 
 USES = ("polyglot-350k",)

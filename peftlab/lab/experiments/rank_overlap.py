@@ -8,9 +8,9 @@ The seeds must differ: with one seed the first rows of A are drawn alike, and ov
 import torch
 
 import peftlab as pl
-from peftlab.attach import adapted
 from peftlab.lab import polyglot
 from peftlab.lab.training import answers, train
+from peftlab.layers import adapted
 from peftlab.methods import LoRA
 
 USES = ("polyglot-350k",)

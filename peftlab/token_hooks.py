@@ -1,0 +1,185 @@
+"""The hooks that put virtual tokens in front of what a model reads, and take what it says of them off again."""
+import inspect
+
+import torch
+from torch import nn
+
+from peftlab.switch import name_of_each_row
+from peftlab.token_places import Places, lengths, stack
+
+
+class Reading:
+    """What the hooks must know of a module: its virtual tokens, and how it reads."""
+
+    def __init__(self, model, part, tokens):
+        self.tokens = tokens                                 # a plain reference: they are not this module's children
+        self.causal = any(getattr(m, "is_causal", False) for m in part.modules())
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        self.last = self.causal and head is None             # a classifier on a decoder answers from the last place
+        self.takes_positions = "position_ids" in inspect.signature(part.forward).parameters
+        tables = [m for path, m in part.named_modules() if isinstance(m, nn.Embedding) and "position" in path]
+        self.absolute = bool(tables)
+        self.start = next((m.padding_idx + 1 for m in tables if m.padding_idx is not None), 0)  # RoBERTa counts from there
+
+
+def put_hooks_on(encoder, decoder):
+    """The handles of the hooks on a model, which is both, or on an encoder and a decoder."""
+    if encoder is decoder:
+        return [encoder.register_forward_pre_hook(_enter, with_kwargs=True),
+                encoder.register_forward_hook(_leave, with_kwargs=True)]
+    return [encoder.register_forward_pre_hook(_enter_encoder, with_kwargs=True),
+            decoder.register_forward_pre_hook(_enter_decoder, with_kwargs=True)]
+
+
+# ------------------------------------------------------------------------------------------------ the hooks
+
+def _enter(model, args, kw):
+    """Put the rows' virtual tokens in front of what a model reads."""
+    kw, model.switch.inserted = _arguments(model, args, kw), None
+    text, cache, reading = _text(kw), kw.get("past_key_values"), model.reading
+    rows = [] if text is None else _wanted(model, len(text))
+    if all(t is None for t in rows):
+        return (), kw
+    _refuse_unless_countable(kw)
+    places = _places(model, rows, text, kw.get("attention_mask"), cache, last=reading.last)
+    kw.pop("cache_position", None)                           # counted without the virtual tokens: let the model count
+    if reading.takes_positions:
+        kw["position_ids"] = places.positions(kw.get("position_ids"), reading.start)
+    kw["attention_mask"] = places.mask
+    if places.first:
+        _fill_cache(model, kw, rows)
+        _fill_text(model, kw, rows, places)
+    return (), kw
+
+
+def _enter_encoder(encoder, args, kw):
+    """The same for an encoder that a decoder listens to: what it makes of the virtual tokens is not taken off again."""
+    kw = _arguments(encoder, args, kw)
+    rows = _wanted(encoder, len(_text(kw)))
+    if any(lengths(rows, "embeddings")):
+        places = _places(encoder, rows, _text(kw), kw.get("attention_mask"), kinds=("embeddings",))
+        kw["attention_mask"] = places.mask
+        _fill_text(encoder, kw, rows, places)
+    return (), kw
+
+
+def _enter_decoder(decoder, args, kw):
+    """Let a decoder see what the encoder read in front; a prefix goes into the cache of its self-attention."""
+    kw = _arguments(decoder, args, kw)
+    rows, encoded = _wanted(decoder, len(_text(kw))), kw.get("encoder_hidden_states")
+    n = max(lengths(rows, "embeddings"))
+    if n and encoded is not None:
+        kw["encoder_attention_mask"] = _places(decoder, rows, encoded[:, n:], kw.get("encoder_attention_mask"),
+                                               kinds=("embeddings",), causal=False).mask
+    if any(lengths(rows, "key_values")):
+        _refuse_unless_countable(kw)
+        places = _places(decoder, rows, _text(kw), kw.get("attention_mask"), kw.get("past_key_values"), kinds=("key_values",))
+        if places.mixed and decoder.reading.absolute:
+            raise ValueError("the decoder counts its positions from the length of the cache, which is one for the whole batch: "
+                             "prefixes of different lengths, or none, cannot be mixed in it")
+        kw["attention_mask"] = places.mask
+        if places.first:
+            _fill_cache(decoder, kw, rows)
+    return (), kw
+
+
+def _leave(model, args, kw, out):
+    """Give back what belongs to the text alone."""
+    places = model.switch.inserted
+    if places is not None:
+        batch, whole, index = len(places.rows), places.n + places.time, places.of_text()
+
+        def of_text(t):
+            if isinstance(t, tuple) and all(isinstance(part, torch.Tensor) for part in t):    # hidden_states, or the output
+                return tuple(map(of_text, t))
+            if isinstance(t, torch.Tensor) and t.shape[:2] == (batch, whole):
+                return t.take_along_dim(index.view(*index.shape, *[1] * (t.dim() - 2)), 1)
+            return t
+
+        if isinstance(out, tuple):
+            out = tuple(map(of_text, out))
+        else:
+            for name in list(out):
+                out[name] = of_text(out[name])
+    if kw.get("use_cache") is False and getattr(out, "past_key_values", None) is not None:
+        out.past_key_values = None                           # it holds the prefix, which the next pass puts in again
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ what they are made of
+
+def _arguments(model, args, kw):
+    return {**dict(zip(inspect.signature(model.forward).parameters, args)), **kw}
+
+
+def _text(kw):
+    """What the model is given to read, ids or embeddings."""
+    return kw.get("input_ids") if kw.get("input_ids") is not None else kw.get("inputs_embeds")
+
+
+def _wanted(model, batch):
+    """The virtual tokens (or None) of each row of the batch."""
+    switch, tokens = model.switch, model.reading.tokens
+    if switch.rows is None:
+        here = [tokens[n] for n in switch.active if n in tokens]
+        return (here or [None]) * batch
+    return [tokens[row] if row and row in tokens else None for row in name_of_each_row(switch.rows, batch)]
+
+
+def _places(part, rows, text, mask, cache=None, causal=None, **more):
+    cached = 0 if cache is None else cache.get_seq_length()
+    return Places(rows, text.shape[1], mask, cached, text.device, part.reading.causal if causal is None else causal, **more)
+
+
+def _refuse_unless_countable(kw):
+    """Raise ValueError for a mask or a cache in which there is no place for virtual tokens."""
+    mask, cache = kw.get("attention_mask"), kw.get("past_key_values")
+    if getattr(cache, "is_compileable", False) or isinstance(mask, dict):
+        raise ValueError("a static cache has a fixed length, without room for virtual tokens: leave cache_implementation out")
+    if mask is not None and mask.dim() != 2:
+        raise ValueError(f"virtual tokens need the attention_mask as (batch, time), and it is {tuple(mask.shape)}")
+
+
+def _fill_cache(part, kw, rows):
+    """Put the rows' prefixes into the cache of self-attention, in front of all that is to come."""
+    vectors = stack(rows, "key_values")
+    if vectors is None:
+        return
+    if part.training and any(getattr(m, "gradient_checkpointing", False) for m in part.modules()):
+        raise ValueError("prefix tuning needs the cache, which gradient checkpointing switches off: "
+                         "call model.gradient_checkpointing_disable()")
+    from transformers import DynamicCache, EncoderDecoderCache  # here, since importing transformers takes a while
+
+    cache = kw.get("past_key_values")
+    if cache is None:
+        cache = DynamicCache()
+        if kw.get("encoder_hidden_states") is not None:
+            cache = EncoderDecoderCache(cache, DynamicCache())
+        kw["past_key_values"] = cache
+    vectors = vectors.to(next(p for p in part.parameters() if p.is_floating_point()).dtype)
+    for i, (k, v) in enumerate(vectors.permute(2, 3, 0, 4, 1, 5)):                     # (batch, heads, n, width) each
+        getattr(cache, "self_attention_cache", cache).update(k, v, i)
+
+
+def _fill_text(part, kw, rows, places):
+    """Put the rows' embeddings before the embedded text, and move along all that has a value for every token."""
+    vectors = stack(rows, "embeddings")
+    if vectors is None:
+        return
+    text, ids = kw.pop("inputs_embeds", None), kw.pop("input_ids", None)
+    if text is None:
+        table = part.get_input_embeddings()
+        text = table(ids)                                                             # (batch, time, hidden)
+        if hasattr(part, "embed_scale") and not hasattr(table, "embed_scale"):
+            text = text * part.embed_scale                   # some models do this to ids, and not to inputs_embeds
+    whose = text.shape[:2]
+    for name, t in kw.items():
+        if isinstance(t, torch.Tensor) and t.shape[:2] == whose and name not in ("attention_mask", "position_ids")                 and not (name == "labels" and t.is_floating_point()):                 # those are of the row, not of its tokens
+            front = t.new_full((len(rows), places.n, *t.shape[2:]), -100 if name == "labels" else 0)
+            kw[name] = places.in_order(front, t)
+        elif name in ("start_positions", "end_positions") and t is not None:
+            there = (t >= 0) & (t < places.time)
+            moved = places.of_text().gather(1, t.clamp(0, places.time - 1).view(-1, 1)).view(t.shape)
+            kw[name] = torch.where(there, moved, t + places.n)
+    kw["inputs_embeds"] = places.in_order(vectors.to(text.dtype), text)
+    part.switch.inserted = places
