@@ -1,13 +1,15 @@
 """What a wrong answer has to do with the right one, when no known slip says it.
 
 Small finders, each a function of its own, look for one relation each: size, places, parts, behaviour, two mistakes at
-once. A finder gives a `Claim` only when what it says is true of every case looked at: all shapes, three seeds. They
+once. A finder gives a `Claim` only when what it says is true of every case looked at: all shapes, four seeds. They
 are tried from the plainest to the most special, and only for wrong answers.
 """
 
+from contextlib import contextmanager
+from math import inf
 from time import process_time
 
-from . import behaviour, cases, parts, places, selection, size, together
+from . import behaviour, cases, evidence, parts, places, selection, size, together
 from .claim import Claim
 from .evidence import Evidence, rank
 
@@ -31,14 +33,26 @@ BESIDE = (size.factor, size.offset, places.elsewhere, size.function)
 SECONDS = 0.8  # of the processor, for all finders of one answer
 
 
-def explain(exercise, seen, seed, looks, seconds=SECONDS):
+@contextmanager
+def unhurried():
+    """No limit of time within: for pages that must come out the same on every machine."""
+    global SECONDS
+    kept = SECONDS, evidence.SECONDS
+    SECONDS = evidence.SECONDS = inf
+    try:
+        yield
+    finally:
+        SECONDS, evidence.SECONDS = kept
+
+
+def explain(exercise, seen, seed, looks):
     """The `Claim` about a wrong answer, or None where no finder has one."""
-    return find(Evidence.of(exercise, seed, seen, looks), seconds)
+    return find(Evidence.of(exercise, seed, seen, looks))
 
 
-def find(ev, seconds=SECONDS):
+def find(ev):
     """The first claim that holds: of the output before any gradient, the plainest first."""
-    end = process_time() + seconds
+    end = process_time() + SECONDS
     if ev.errors:
         return stopped(ev)
     if claim := behaviour.restless(ev) or together.half(ev):
@@ -108,5 +122,5 @@ def stopped(ev):
     everywhere = len(ev.errors) == ev.looked
     if not everywhere and (found := cases.split(ev, "_runs")):
         words, test = found
-        return cases.claim(ev, "_runs", words, test, f"This happens only {words}; in the other cases it runs.", kind)
+        return cases.claim(ev, "_runs", words, test, f"This happens only {words}; in the other cases it runs. What is different there?", kind)
     return None
