@@ -224,10 +224,21 @@ def test(python, more):
     ]
     if not notebooks:
         print("There are no notebooks to run yet.", flush=True)
-    status = call([*pytest, "tests", *(notebooks + strict if notebooks else [])])
+    together = [*pytest, "-m", "not alone", "-n", str(workers()), "--dist", "loadfile", "tests"]
+    one_thread = {"OMP_NUM_THREADS": "1", "PEFTLAB_THREADS": "1"}
+    if call([*together, *(notebooks + strict if notebooks else [])], **one_thread):
+        failed.append("the tests that run side by side")
+    if call([*pytest, "-m", "alone", "tests"]):
+        failed.append("the tests that run alone")
     if failed:
-        print(f"FAILED besides pytest: {', '.join(failed)} (see the top).", flush=True)
-    return status or bool(failed)
+        print(f"FAILED: {', '.join(failed)} (see above).", flush=True)
+    return bool(failed)
+
+
+def workers():
+    """How many tests run at once: one on each core this may use, and four at most, for each needs 2 GB."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4)
 
 
 def system_parts():

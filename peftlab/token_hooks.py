@@ -46,6 +46,8 @@ def _enter(model, args, kw):
     if reading.takes_positions:
         kw["position_ids"] = places.positions(kw.get("position_ids"), reading.start)
     kw["attention_mask"] = places.mask
+    if kw.get("return_dict", getattr(model.config, "return_dict", True)) is False:
+        kw["return_dict"], places.as_tuple = True, True      # with names it can be told what belongs to each token
     if places.first:
         _fill_cache(model, kw, rows)
         _fill_text(model, kw, rows, places)
@@ -87,23 +89,22 @@ def _leave(model, args, kw, out):
     """Give back what belongs to the text alone."""
     places = model.switch.inserted
     if places is not None:
-        batch, whole, index = len(places.rows), places.n + places.time, places.of_text()
+        index, whole = places.of_text(), (len(places.rows), places.n + places.time)
 
-        def of_text(t):
-            if isinstance(t, tuple) and all(isinstance(part, torch.Tensor) for part in t):    # hidden_states, or the output
-                return tuple(map(of_text, t))
-            if isinstance(t, torch.Tensor) and t.shape[:2] == (batch, whole):
-                return t.take_along_dim(index.view(*index.shape, *[1] * (t.dim() - 2)), 1)
-            return t
+        def of_text(name, t):
+            if isinstance(t, tuple):                         # hidden_states
+                return tuple(of_text(name, part) for part in t)
+            per_token = t.dim() > 2 or name in ("start_logits", "end_logits")         # else it is one answer for the row
+            if not per_token or t.shape[:2] != whole:
+                return t
+            return t.take_along_dim(index.view(*index.shape, *[1] * (t.dim() - 2)), 1)
 
-        if isinstance(out, tuple):
-            out = tuple(map(of_text, out))
-        else:
-            for name in list(out):
-                out[name] = of_text(out[name])
+        for name, value in out.items():
+            if isinstance(value, torch.Tensor) or name == "hidden_states":
+                out[name] = of_text(name, value)
     if kw.get("use_cache") is False and getattr(out, "past_key_values", None) is not None:
         out.past_key_values = None                           # it holds the prefix, which the next pass puts in again
-    return out
+    return out.to_tuple() if places is not None and places.as_tuple else out
 
 
 # ------------------------------------------------------------------------------------------------ what they are made of

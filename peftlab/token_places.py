@@ -40,6 +40,7 @@ class Places:
         prefix, prompt = (lengths(rows, k) if k in kinds else [0] * len(rows) for k in ("key_values", "embeddings"))
         self.n = max(prompt)                                 # places that the text is moved by, prompts of all rows
         self.mixed = len(set(prefix)) > 1 or len(set(prompt)) > 1
+        self.as_tuple = False                                # whether the caller wants the output without names
         self.told = mask is not None                         # whether there may be padding
         self.cached_text = max(0, cached - max(prefix) - self.n)
         ones = torch.ones(len(rows), self.cached_text + time, dtype=torch.long, device=device)

@@ -1,6 +1,7 @@
 """All tests run after the models and texts are fetched, with the network cut and the Hub offline."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -26,6 +27,49 @@ def pytest_configure(config):
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
     set_threads()
+
+
+# ---- tests in several workers: `-n 2 --dist loadfile`
+
+TOGETHER = {"tests/methods/test_methods_page.py": "tests/methods/test_ladder.py"}  # the page holds what the ladder found
+APART = re.compile(r"test_checks\.py::test_(?!no_wrong|the_published)|test_lessons\.py::test_an_untouched|test_load\.py::|test_records\.py::")
+LONGEST = (  # first, so that no worker is left with one of them at the end
+    "tests/methods/test_ladder.py",
+    "tests/classroom/test_checks.py::test_no_mechanical_mutant_is_accepted_that_nobody_has_explained",
+)
+
+
+def unit(nodeid):
+    """What stays in one worker: a file, for its fixtures; of some files each test, which shares nothing with the others."""
+    file = nodeid.split("::")[0]
+    return nodeid if APART.search(nodeid) else TOGETHER.get(file, file)
+
+
+def place(nodeid):
+    """The long ones, then notebooks from the last on, then the rest."""
+    return next((i for i, start in enumerate(LONGEST) if unit(nodeid) == start), len(LONGEST) + ("notebooks/" not in nodeid))
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "browser" in item.path.parts:
+            item.add_marker("alone")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: place(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return unit(nodeid)
+
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # the order is that of `place`
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -269,15 +269,22 @@ def test_test_runs_everything(tasks, monkeypatch):
         "system parts",
         "-m ruff check .",
         "-c import sys; from importlinter",
-        "-m pytest -ra tests",
+        f"-m pytest -ra -m not alone -n {tasks.workers()} --dist loadfile tests",
+        "-m pytest -ra -m alone tests",
     ]
-    assert len(called) == 5 and all(map(str.startswith, called, start))
-    assert "tests notebooks" in called[-1].replace(os.sep, "/")
+    assert len(called) == 6 and all(map(str.startswith, called, start))
+    assert "tests notebooks" in called[-2].replace(os.sep, "/")
     for option in ("--nbval ", "--nbval-current-env", "--nbval-cell-timeout=180", "tests/nbval-sanitize.cfg"):
-        assert option in called[-1]
+        assert option in called[-2]
 
 
-@pytest.mark.parametrize("fails", ["peftlab fetch", "ruff", "lint_imports", "pytest"])
+def test_there_are_as_many_workers_as_cores_and_four_at_most(tasks, monkeypatch):
+    for cores, expected in ((1, 1), (2, 2), (64, 4)):
+        monkeypatch.setattr(tasks.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        assert tasks.workers() == expected
+
+
+@pytest.mark.parametrize("fails", ["peftlab fetch", "ruff", "lint_imports", "-m not alone", "-m alone"])
 def test_any_failure_is_a_failure(tasks, monkeypatch, fails):
     status, called = run_test(tasks, monkeypatch, fails=fails)
     assert status

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import load
@@ -31,7 +32,7 @@ def postgresql(tmp_path_factory):
     own = []
     if os.geteuid() == 0:  # the server refuses to be root
         own = ["runuser", "-u", "postgres", "--"]
-        for place in (folder, folder.parent, folder.parent.parent):
+        for place in [folder, *folder.parents][: len(folder.relative_to(tempfile.gettempdir()).parts)]:
             place.chmod(0o755)
         shutil.chown(folder, "postgres")
     user = "postgres" if own else os.environ["USER"]

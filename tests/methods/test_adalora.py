@@ -92,7 +92,7 @@ def test_the_training_loop_drives_it_and_resumes_to_the_bit(tmp_path):
     resumed = train(again, rows(), **how, resume=Training.load(tmp_path))
     assert resumed.losses == run.losses and ranks(again) == ranks(whole)
     for a, b in zip(adapters(whole), adapters(again)):
-        assert torch.equal(a.lora_E, b.lora_E) and torch.equal(a.uncertainty_A, b.uncertainty_A)
+        assert torch.equal(a.lora_E, b.lora_E) and torch.equal(a.scores.uncertainty_A, b.scores.uncertainty_A)
 
 
 def test_too_few_steps_are_refused():
