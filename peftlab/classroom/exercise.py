@@ -114,6 +114,27 @@ class Exercise:
         self.tell = function
         return function
 
+    def term(self, what):
+        """Name the terms of the formula behind one observation: (case) -> {name: tensor or number}."""
+
+        def keep(function):
+            self.terms[what] = function
+            return function
+
+        return keep
+
+    def switched(self, **switches):
+        """An answer with switches, each of which may be set to one of some slips (`bias="no-bias"`).
+
+        The switches are independent choices; those named first are the more fundamental. Two at once are recognised then.
+        """
+
+        def keep(answer):
+            self.switches = answer, switches
+            return answer
+
+        return keep
+
 
 @dataclass(eq=False)
 class Question(Exercise):

@@ -1,13 +1,17 @@
 """What is said of wrong answers that no slip foresaw: the relation that holds, and never one that does not."""
 
 import math
+from itertools import combinations, product
+from time import process_time
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from peftlab.classroom import check
+from peftlab.classroom import all_exercises, check, judge, sandbox, wire
 from peftlab.classroom.exercise import find
+from peftlab.classroom.relations.evidence import expected, numbers
 
 
 def lora(x, weight, bias, A, B, alpha):
@@ -88,3 +92,57 @@ def test_a_correct_answer_carries_no_kind_and_is_looked_at_once():
 
     result = check("lora-forward", counted)
     assert result and result.kind == "" and len(calls) == len(find("lora-forward").draw(0))
+
+
+SWITCHED = [e for e in all_exercises() if e.switches]
+
+
+@pytest.mark.parametrize("exercise", SWITCHED, ids=lambda e: e.id)
+def test_each_switch_alone_is_its_slip_and_none_the_right_answer(exercise):
+    make, switches = exercise.switches
+    assert check(exercise.id, make)
+    for switch, slips in switches.items():
+        for slip in slips:
+            assert check(exercise.id, lambda *a, s=switch, v=slip, **k: make(*a, **k, **{s: v})).slip == slip
+
+
+@pytest.mark.parametrize("exercise", SWITCHED, ids=lambda e: e.id)
+def test_two_switches_at_once_are_both_named(exercise):
+    """Or they are told in another way that is true; never by numbers alone."""
+    make, switches = exercise.switches
+    said = {s.name: s.message for s in exercise.slips}
+    both = total = 0
+    for one, other in combinations(switches, 2):
+        for a, b in product(switches[one], switches[other]):
+            result = wrong(exercise.id, lambda *x, s={one: a, other: b}, **k: make(*x, **k, **s))
+            assert result.kind != "numbers", (a, b)
+            both += said[a] in result.message and said[b] in result.message
+            total += 1
+    assert both >= 0.5 * total, f"{both} of {total}"
+
+
+def test_the_terms_of_a_formula_are_those_of_the_right_answer():
+    for exercise in all_exercises():
+        for what, make in exercise.terms.items():
+            for case, seen in zip(exercise.draw(5), expected(exercise.id, 5), strict=True):
+                terms = [torch.as_tensor(t, dtype=torch.float64) for t in make(case).values()]
+                assert torch.allclose(sum(terms), numbers(seen[what])), (exercise.id, what)
+
+
+@pytest.mark.parametrize(("exercise", "answer"), [s[:2] for s in SAID], ids=[s[3] for s in SAID])
+def test_the_grader_gives_the_same_sentences(exercise, answer):
+    """What the sandbox sends, by the way it is sent, to the judge, who never sees the answer."""
+    module = SimpleNamespace(answer=answer)
+    frame = {"exercise": exercise, **sandbox.observed(module, exercise, "answer", 0, "")}
+    graded = judge._judge(exercise, list(wire.unpack(wire.pack(frame))), judge.Graded("ada", "03-lora", seed=0), "")
+    result = check(exercise, answer)
+    assert (graded.message, graded.kind) == (judge.clean(result.message), result.kind)
+
+
+def test_a_wrong_answer_is_told_within_a_second():
+    """Of the processor, once the exercise itself has been looked at."""
+    for exercise, answer, *_ in SAID:
+        check(exercise, answer)
+        start = process_time()
+        check(exercise, answer)
+        assert process_time() - start < 1, exercise

@@ -141,7 +141,7 @@ def _said(name, told):
     part = f"what {name} should add to it" if "`" in name else f"the {name}"
     if kind == "formula":
         if f.front < 0:
-            return f"{part} is subtracted, and of the wrong size. Which sign and which factor belong there"
+            return f"{part} comes with the wrong sign and the wrong size. Which sign and which factor belong there"
         text = str(f)
         if text.startswith("1 / "):
             return f"{part} is too small, by the factor {text[4:].replace(' / ', ' times ')}. Where does that come in, and how often should it"
@@ -153,7 +153,7 @@ def _said(name, told):
     if abs(f - 2) < 1e-6:
         return f"{part} is there twice. Which two lines bring it in"
     if abs(f + 1) < 1e-6:
-        return f"{part} is subtracted, and the rest is right. Which way should it push"
+        return f"{part} comes with the wrong sign, and the rest is right. Which way should it push"
     if abs(f - 0.5) < 1e-6:
         return f"{part} is halved, and the rest is right. What halves it"
     return f"{part} comes {constant(f)} times as large as it should, and the rest is right. Which factor is that"
