@@ -193,8 +193,10 @@ def elsewhere_asked(ev, what, end):
 
     names = names_of(ev.exercise)
     pairs = ev.pairs(what)
-    if not names or not pairs or not any(p.wrong for p in pairs):
+    if not names or not pairs or not any(p.wrong for p in pairs) or any(p.y is None for p in pairs):
         return None
+    if all(p.y.numel() < 2 for p in pairs) and len({repr(p.a) for p in pairs}) < 5:
+        return None  # so few numbers fit too many explanations
     for i, slip in enumerate(ev.exercise.slips):
         if not callable(slip.answer):
             continue
