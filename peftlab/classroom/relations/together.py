@@ -67,7 +67,7 @@ def half(ev):
 
 def pair(ev):
     """Two switches of the exercise's parametrised answer at once."""
-    if not ev.exercise.switches:
+    if not ev.exercise.switches or not ev.exercise.slips:
         return None
     _, switches = ev.exercise.switches
     by_name = {s.name: s.message for s in ev.exercise.slips}
