@@ -75,12 +75,21 @@ def refuse_unless_it_reads(model, method):
         inner = getattr(decoder, "base_model", decoder)     # a head hands on what it does not know
         if "past_key_values" not in inspect.signature(inner.forward).parameters:
             raise ValueError(f"a {name} takes no past_key_values: there is no cache that a prefix could stand in")
-        if getattr(config, "num_kv_shared_layers", 0) or hasattr(type(config), "global_head_dim") \
-                or any("attention" not in kind or "linear" in kind for kind in getattr(config, "layer_types", None) or ()):
+        if not _one_shape(config):
             raise ValueError(f"the layers of a {name} do not all have keys and values of their own, of one shape: a prefix "
                              "cannot stand in front of each")
     if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
         raise ValueError(f"a {name} counts positions along three axes, from its token ids, and a virtual token has none of them")
+
+
+def _one_shape(config):
+    """Whether each layer has keys and values of its own, and all of one shape."""
+    try:
+        cache_shape(config)
+    except RuntimeError:                                     # transformers' own: the shape differs from layer to layer
+        return False
+    kinds = getattr(config, "layer_types", None) or ()
+    return not getattr(config, "num_kv_shared_layers", 0) and all("attention" in kind and "linear" not in kind for kind in kinds)
 
 
 # ------------------------------------------------------------------------------------------------ on and off a model

@@ -89,7 +89,7 @@ def _tensors(seen, expected):
     a, b = seen.detach().double(), expected.detach().double()
     gap = (a - b).abs()
     gap = torch.where(torch.isnan(a) & torch.isnan(b), 0.0, torch.nan_to_num(gap, nan=math.inf))
-    scale = max(b.abs().max().item(), 1e-12)
+    scale = max(torch.nan_to_num(b.abs(), nan=0.0).max().item(), 1e-12)
     if gap.max().item() <= TOLERANCE.get(expected.dtype, 0) * scale:
         return None
     where = (gap == gap.max()).nonzero()[0].tolist()

@@ -74,6 +74,9 @@ class Exercise:
     solutions: list = field(default_factory=list)
     slips: list[Slip] = field(default_factory=list)
     tell: Callable | None = None  # (cases, seen, expected) -> a sentence of this exercise's own, or None
+    dims: dict[str, str] | None = None  # the names of sizes: {"A": "r d_in", "x": "... d_in"}
+    terms: dict[str, Callable] = field(default_factory=dict)  # what is seen -> (case) -> {name: a term of the formula}
+    switches: tuple | None = None  # (a parametrised answer, {switch: the slips it can be set to})
 
     def __post_init__(self):
         if self.id in REGISTRY:
@@ -110,6 +113,27 @@ class Exercise:
     def evidence(self, function):
         self.tell = function
         return function
+
+    def term(self, what):
+        """Name the terms of the formula behind one observation: (case) -> {name: tensor or number}."""
+
+        def keep(function):
+            self.terms[what] = function
+            return function
+
+        return keep
+
+    def switched(self, **switches):
+        """An answer with switches, each of which may be set to one of some slips (`bias="no-bias"`).
+
+        The switches are independent choices; those named first are the more fundamental. Two at once are recognised then.
+        """
+
+        def keep(answer):
+            self.switches = answer, switches
+            return answer
+
+        return keep
 
 
 @dataclass(eq=False)

@@ -312,12 +312,12 @@ def _judge(id, frames, done, missing):
         return Result(id, "not yet", clean(frame.get("told")))
     try:
         seen = _believable(frame["seen"])
-        result = verdict(find(id), seen, done.seed)
+        result = verdict(find(id), seen, done.seed, lambda: _looks(frame.get("looks")))
     except Exception as e:  # noqa: BLE001 - what was sent has not the shape that an observation has
         _still_judges(id, done.seed)
         done.notes.append(f"What was sent for {id} is no observation of this exercise ({type(e).__name__}).")
         return Result(id, "not yet", done.notes[-1])
-    return Result(id, result.state, clean(result.message), result.slip)
+    return Result(id, result.state, clean(result.message), result.slip, result.kind)
 
 
 def _still_judges(id, seed):
@@ -336,6 +336,10 @@ def _believable(seen):
     if not isinstance(seen, list) or not all(isinstance(s, dict) and all(isinstance(k, str) for k in s) for s in seen):
         raise TypeError
     return [{"error": clean(s["error"]), "told": clean(s.get("told"))} if "error" in s else s for s in seen]
+
+
+def _looks(looks):
+    return {name: _believable(look) for name, look in (looks or {}).items()}
 
 
 def clean(text):

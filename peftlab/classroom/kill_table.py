@@ -1,11 +1,15 @@
 """Every known wrong answer through `check`: is it caught, is it named rightly? `python -m peftlab.classroom.kill_table`"""
 
+from collections import Counter
 from pathlib import Path
 
-from .checking import check
+from . import relations
+from .checking import check, observations
 from .exercise import Question, all_exercises
+from .relations.evidence import further
 
 SEEDS = (0, 1, 2)
+KINDS = ("named", "related", "behaves", "numbers", "raised")
 PAGE = Path(__file__).parents[2] / "docs" / "kill-table.md"
 
 
@@ -20,9 +24,35 @@ def judge(exercise, seeds=SEEDS):
     return refused, rows
 
 
-def page(judged=None):
+def unknown(exercise, seed=0):
+    """[(slip, the claim that the finders make of it, or None)] as if no slip of this exercise were known."""
+    kept, exercise.slips = exercise.slips, []
+    try:
+        out = []
+        for slip in kept if not isinstance(exercise, Question) else ():
+            seen = observations(exercise, slip.answer, seed)
+            out.append((slip, relations.explain(exercise, seen, seed, further(exercise, slip.answer, seed, seen)), seen))
+        return out
+    finally:
+        exercise.slips = kept
+
+
+def how(claim, seen):
+    """The kind of explanation it would get."""
+    if claim:
+        return claim.kind
+    first = next((o["error"] for o in seen if "error" in o), "")
+    return "behaves" if first == "Unexpected" else "raised" if first else "numbers"
+
+
+def page(judged=None, untold=None):
     """The table as Markdown."""
     judged = judged or [(e, *judge(e)) for e in all_exercises()]
+    if untold is None:
+        with relations.unhurried():
+            untold = {e.id: unknown(e) for e, *_ in judged}
+    ways = {id: {slip.name: how(claim, seen) for slip, claim, seen in rows} for id, rows in untold.items()}
+    kinds = Counter(k for table in ways.values() for k in table.values())
     slips = [row for _, _, rows in judged for row in rows]
     correct = sum(len(e.solutions) for e, _, _ in judged)
     refused = sum(len(r) for _, r, _ in judged)
@@ -40,6 +70,12 @@ def page(judged=None):
             f"{sum(n for _, _, n in slips)} named; {correct - refused} of {correct} correct solutions accepted; "
             f"inputs drawn from seeds {', '.join(map(str, SEEDS))}."
         ),
+        "",
+        (
+            "*Told how, were it not known*: what the check would say if no wrong answer of the exercise were known to it. *Related*: "
+            "what the answer has to do with the right one; *behaves*: where or when it is wrong; *raised*: its error; *numbers*: "
+            f"what was seen and what was expected. {', '.join(f'{k} {kinds[k]}' for k in KINDS if kinds[k])}, of {kinds.total()}."
+        ),
     ]
     for e, bad, rows in judged:
         kind = (
@@ -48,8 +84,11 @@ def page(judged=None):
             else f"{len(e.solutions) - len(bad)} of {len(e.solutions)} solutions accepted"
         )
         out += ["", f"## {e.id}", "", f"Lesson {e.lesson}, {e.title.lower()}; {kind}.", ""]
-        out += ["| wrong answer | caught | named |", "| --- | --- | --- |"]
-        out += [f"| {s.name} | {'yes' if c else '**no**'} | {'yes' if n else '**no**'} |" for s, c, n in rows]
+        out += ["| wrong answer | caught | named | told how, were it not known |", "| --- | --- | --- | --- |"]
+        out += [
+            f"| {s.name} | {'yes' if c else '**no**'} | {'yes' if n else '**no**'} | {ways[e.id].get(s.name, '')} |"
+            for s, c, n in rows
+        ]
     return "\n".join(out) + "\n"
 
 

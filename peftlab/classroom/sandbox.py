@@ -30,6 +30,8 @@ import torch
 
 from . import cells, checking, landlock, namespaces, seccomp, wire
 from .exercise import NotAttempted, all_exercises
+from .relations import raised
+from .relations.evidence import further
 from .slicing import slice_cells
 
 DONE, TIME, MEMORY, PROCESSES, STOPPED, DIED, MACHINE = range(7)  # what the watcher ends with
@@ -412,7 +414,12 @@ def observed(module, exercise, expression, seed, failed):
         seen = checking.observations(checking.find(exercise), answer, seed)
     except NotAttempted:
         return {"state": "not attempted"}
-    return {"state": "seen", "seen": [{k: v for k, v in case.items() if _goes(k, v)} for case in seen]}
+    looks = further(checking.find(exercise), answer, seed, seen)  # always: whether it is right is not known here
+    return {"state": "seen", "seen": _sent(seen), "looks": {name: _sent(look) for name, look in looks.items()}}
+
+
+def _sent(seen):
+    return [{k: v for k, v in case.items() if _goes(k, v)} for case in seen]
 
 
 def _goes(name, value):
@@ -425,7 +432,7 @@ def _goes(name, value):
 
 
 def told(error):
-    return checking.explain(error)[:TOLD]
+    return raised.explain(error)[:TOLD]
 
 
 if __name__ == "__main__":

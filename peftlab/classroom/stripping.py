@@ -12,8 +12,8 @@ from .slicing import binds
 
 PACKAGE = Path(__file__).parents[1]
 KEPT = ("cases", "observe")
-DROPPED = ("solution", "slip", "evidence")
-ARGUMENTS = ("lesson", "title", "signature")
+DROPPED = ("solution", "slip", "evidence", "term", "switched")
+ARGUMENTS = ("lesson", "title", "signature", "dims")
 JUDGES = ("judge.py", "kill_table.py", "gradebook.py", "stripping.py", "submissions.py")
 
 

@@ -10,9 +10,10 @@ import textwrap
 import pytest
 import torch
 
-from peftlab.classroom import all_exercises, check, kill_table, mutants
+from peftlab.classroom import all_exercises, check, kill_table, mutants, relations
 from peftlab.classroom.checking import Result, is_stub, observations
 from peftlab.classroom.exercise import Question, find
+from peftlab.classroom.relations.evidence import Evidence
 
 ALL = all_exercises()
 BUILT = [e for e in ALL if not isinstance(e, Question)]
@@ -40,8 +41,25 @@ def test_it_holds_on_inputs_no_one_has_seen(exercise):
         assert not refused and all(named for _, _, named in rows), seed
 
 
-def test_the_published_table_is_up_to_date(judged):
-    page = kill_table.page([(e, *judged[e.id]) for e in ALL])
+@pytest.fixture(scope="module")
+def untold():
+    with relations.unhurried():
+        return {e.id: kill_table.unknown(e) for e in ALL}
+
+
+@each_built
+def test_what_is_said_of_a_mistake_that_is_not_known_is_true_on_fresh_inputs(exercise, untold, monkeypatch):
+    monkeypatch.setattr(exercise, "slips", [])
+    with relations.unhurried():
+        for slip, claim, _ in untold[exercise.id]:
+            if claim:
+                assert claim.text.rstrip().endswith("?"), (slip.name, claim.text)
+                for seed in (101, 4_242):
+                    assert claim.holds(Evidence.made(exercise, slip.answer, seed)), (slip.name, seed, claim.text)
+
+
+def test_the_published_table_is_up_to_date(judged, untold):
+    page = kill_table.page([(e, *judged[e.id]) for e in ALL], untold)
     assert kill_table.PAGE.read_text(encoding="utf-8") == page, "run python -m peftlab.classroom.kill_table"
 
 
@@ -205,6 +223,8 @@ def test_a_question_through_check_and_as_buttons():
 def test_no_mechanical_mutant_is_accepted_that_nobody_has_explained():
     page = mutants.page()
     assert "Not explained" not in page
+    told, ran = map(int, re.search(r"caught, (\d+) ran without an error; (\d+) of these", page).groups()[::-1])
+    assert told >= 0.85 * ran, "too many are told nothing but numbers"
     assert mutants.PAGE.read_text(encoding="utf-8") == page, "run python -m peftlab.classroom.mutants"
 
 
@@ -212,7 +232,7 @@ def test_the_mutants_notice_a_check_that_looks_at_nothing(monkeypatch):
     exercise = find("lora-forward")
     monkeypatch.setattr(exercise, "look", lambda answer, case: {"nothing": True})
     monkeypatch.setattr(mutants, "SEEDS", (9_999,))
-    count, left = mutants.survivors(exercise)
+    count, left, _ = mutants.survivors(exercise)
     assert len(left) == count > 20
 
 

@@ -11,6 +11,7 @@ cosine = Exercise(
     lesson="00-start-here",
     title="How alike are two sentences?",
     signature="cosine(a, b)",
+    dims={"a": "n d", "b": "m d"},
     why="This one number is how an encoder finds the sentence you meant.",
     points=1,
     minutes=4,

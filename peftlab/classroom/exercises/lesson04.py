@@ -185,6 +185,7 @@ dora = Exercise(
     lesson=LESSON,
     title="Magnitude and direction",
     signature="dora_forward(x, weight, bias, A, B, magnitude, alpha)",
+    dims={"x": "... d_in", "weight": "d_out d_in", "bias": "d_out", "A": "r d_in", "B": "d_out r", "magnitude": "d_out"},
     why="Each row of the weight gets a norm of its own, and LoRA is left with turning it.",
     points=3,
     minutes=12,
@@ -381,6 +382,27 @@ def no_bias(x, weight, bias, A, B, magnitude, alpha, hold):
     return F.linear(x, V * (magnitude / hold(V.norm(dim=1)))[:, None])
 
 
+@dora.switched(
+    norm=("by-columns", "one-norm", "frozen-norm", "squared-norm", "not-divided"),
+    scale=("unscaled", "alpha-undivided"),
+    shift=("no-bias", "bias-stretched"),
+    graph=("not-detached", "all-detached"),
+)
+def with_switches(x, weight, bias, A, B, magnitude, alpha, norm="", scale="", shift="", graph=""):
+    V = weight + {"unscaled": 1, "alpha-undivided": alpha}.get(scale, alpha / len(A)) * B @ A
+    V = V.detach() if graph == "all-detached" else V
+    divisor = {
+        "by-columns": V.norm(dim=0, keepdim=True),
+        "one-norm": V.norm(),
+        "frozen-norm": weight.norm(dim=1, keepdim=True),
+        "squared-norm": V.square().sum(1, keepdim=True),
+        "not-divided": torch.ones_like(magnitude)[:, None],
+    }.get(norm, V.norm(dim=1, keepdim=True))
+    divisor = divisor if graph == "not-detached" else divisor.detach()
+    stretched = None if bias is None else bias * magnitude / V.norm(dim=1).detach()
+    return F.linear(x, V / divisor * magnitude[:, None], {"no-bias": None, "bias-stretched": stretched}.get(shift, bias))
+
+
 # ================================================================ PiSSA
 
 pissa = Exercise(
@@ -388,6 +410,7 @@ pissa = Exercise(
     lesson=LESSON,
     title="Start where the weight is large",
     signature="pissa_start(weight, r, alpha)",
+    dims={"weight": "d_out d_in"},
     why="Only the start differs from LoRA, and with it the directions that are trained.",
     points=2,
     minutes=8,
@@ -535,6 +558,7 @@ as_lora = Exercise(
     lesson=LESSON,
     title="A plain LoRA of twice the rank",
     signature="as_lora(A, B, A0, B0, alpha)",
+    dims={"A": "r d_in", "B": "d_out r", "A0": "r d_in", "B0": "d_out r"},
     why="So that a file needs no base other than the one everybody has.",
     points=2,
     minutes=8,

@@ -65,6 +65,7 @@ bottleneck = Exercise(
     lesson=LESSON,
     title="The bottleneck",
     signature="bottleneck(h, D, a, U, b, f)",
+    dims={"h": "... d", "D": "m d", "a": "m", "U": "d m", "b": "d"},
     why="All adapters of this lesson are this one function, put in different places.",
     points=1,
     minutes=6,
@@ -176,6 +177,21 @@ def down_detached(h, D, a, U, b, f):
 @bottleneck.slip("One particular non-linearity acts here, whichever is given. What is the argument `f` for?")
 def relu_always(h, D, a, U, b, f):
     return by_linear(h, D, a, U, b, torch.relu)
+
+
+@bottleneck.switched(
+    place=("without-f", "f-at-the-end", "f-at-the-start", "f-twice", "relu-always"),
+    down=("no-a", "a-after-f"),
+    up=("no-b",),
+    whole=("with-h",),
+)
+def with_switches(h, D, a, U, b, f, place="", down="", up="", whole=""):
+    low = F.linear(f(h) if place == "f-at-the-start" else h, D, None if down else a)
+    if place in ("", "f-twice", "relu-always"):
+        low = torch.relu(low) if place == "relu-always" else f(low)
+    out = F.linear(low + a if down == "a-after-f" else low, U, None if up else b)
+    out = f(out) if place in ("f-at-the-end", "f-twice") else out
+    return h + out if whole else out
 
 
 # ================================================================ the start
@@ -1060,6 +1076,7 @@ fusion = Exercise(
     lesson=LESSON,
     title="Which adapter, how much",
     signature="fuse(h, outputs, Q, K, V)",
+    dims={"h": "... d", "outputs": "N ... d", "Q": "d d", "K": "d d", "V": "d d"},
     why="Adapters add new computation, so several can stand side by side, and something small can learn to choose.",
     points=2,
     minutes=10,

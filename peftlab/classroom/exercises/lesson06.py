@@ -49,6 +49,7 @@ with_prompt = Exercise(
     lesson=LESSON,
     title="Prompt tuning",
     signature="with_prompt(P, embeds, mask, labels)",
+    dims={"P": "n width", "embeds": "batch words width", "mask": "batch words", "labels": "batch words"},
     why="The method is one line. The other two lines are where it goes wrong: whoever adds tokens must account for them.",
     points=1,
     minutes=7,
@@ -212,6 +213,7 @@ start = Exercise(
     lesson=LESSON,
     title="Start from words",
     signature="prompt_from_words(table, ids, n)",
+    dims={"table": "vocabulary width"},
     why="Two prompts that differ in their start alone can end far apart.",
     points=1,
     minutes=5,
@@ -325,6 +327,7 @@ prefix_attention = Exercise(
     lesson=LESSON,
     title="Prefix tuning, one head",
     signature="prefix_attention(q, K, V, Pk, Pv)",
+    dims={"q": "queries width", "K": "words width", "V": "words width", "Pk": "n width", "Pv": "n width"},
     why="Everything on this page follows from what this function can do, and from what it cannot.",
     points=1,
     minutes=6,
@@ -425,6 +428,21 @@ prefix_attention.slip("Scores are used as weights. What makes them positive, and
 )
 
 
+@prefix_attention.switched(
+    pairs=("values-behind", "keys-for-values", "no-values"),
+    weights=("over-the-queries", "no-softmax"),
+    scale=("not-scaled", "divided-by-the-width", "times-the-root", "root-of-the-words"),
+)
+def with_switches(q, K, V, Pk, Pv, pairs="", weights="", scale=""):
+    width = K.shape[-1]
+    keys = torch.cat([Pv, V] if pairs == "keys-for-values" else [Pk, K])
+    values = {"values-behind": [V, Pv], "keys-for-values": [Pk, K], "no-values": [0 * Pv, V]}.get(pairs, [Pv, V])
+    by = {"not-scaled": 1, "divided-by-the-width": width, "times-the-root": width**-0.5, "root-of-the-words": len(K) ** 0.5}
+    scores = q @ keys.T / by.get(scale, width**0.5)
+    shares = scores if weights == "no-softmax" else scores.softmax(0 if weights == "over-the-queries" else -1)
+    return shares @ torch.cat(values)
+
+
 # ================================================================ the algebra
 
 split = Exercise(
@@ -432,6 +450,7 @@ split = Exercise(
     lesson=LESSON,
     title="Take it apart",
     signature="prefix_split(q, K, V, Pk, Pv)",
+    dims={"q": "queries width", "K": "words width", "V": "words width", "Pk": "n width", "Pv": "n width"},
     why="This is the proof of what a prefix cannot do, in two lines that you can run.",
     points=2,
     minutes=9,
@@ -740,6 +759,7 @@ gated = Exercise(
     lesson=LESSON,
     title="A prefix with a gate",
     signature="gated_prefix(q, K, V, Pk, Pv, gate)",
+    dims={"q": "queries width", "K": "words width", "V": "words width", "Pk": "n width", "Pv": "n width"},
     why="One number decides whether training starts at the model or somewhere else.",
     points=1,
     minutes=6,

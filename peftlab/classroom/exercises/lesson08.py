@@ -186,6 +186,7 @@ updates = Exercise(
     lesson=LESSON,
     title="Four methods, one form",
     signature="updates(W, A, B, l, R)",
+    dims={"W": "d_out d_in", "A": "r d_in", "B": "d_out r", "l": "d_out", "R": "d_in d_in"},
     why="Whatever a method says of itself, once merged it is W + ΔW. This is the unified view.",
     points=2,
     minutes=10,

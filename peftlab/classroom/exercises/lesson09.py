@@ -259,6 +259,13 @@ def look_transfer(answer, case):
     return {"backward transfer": torch.tensor(float(answer([list(row) for row in case.R])))}
 
 
+@transfer.term("backward transfer")
+def transfer_terms(case):
+    last = len(case.R) - 1
+    ends = sum(case.R[last][:last]) / last
+    return {"mean of the end": ends, "mean of the start": -sum(case.R[j][j] for j in range(last)) / last}
+
+
 @transfer.solution
 def in_one_line(R):
     last = len(R) - 1
