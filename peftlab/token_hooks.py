@@ -21,7 +21,7 @@ class Reading:
         self.window = sliding and getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
         self.takes_positions = "position_ids" in inspect.signature(part.forward).parameters
         tables = [m for path, m in part.named_modules() if isinstance(m, nn.Embedding) and "position" in path]
-        self.absolute = bool(tables)
+        self.absolute = any("embed_positions" in path or "position_embeddings" in path for path, _ in part.named_modules())
         self.start = next((m.padding_idx + 1 for m in tables if m.padding_idx is not None), 0)  # RoBERTa counts from there
 
 

@@ -78,6 +78,8 @@ def refuse_unless_it_reads(model, method):
         if not _one_shape(config):
             raise ValueError(f"the layers of a {name} do not all have keys and values of their own, of one shape: a prefix "
                              "cannot stand in front of each")
+    if hasattr(model.config, "vision_config") and "token_type_ids" in inspect.signature(model.forward).parameters:
+        raise ValueError(f"in a {name} token_type_ids say which tokens see each other, and a virtual token has no type")
     if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
         raise ValueError(f"a {name} counts positions along three axes, from its token ids, and a virtual token has none of them")
 

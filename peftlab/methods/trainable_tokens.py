@@ -3,6 +3,7 @@
 Trains n d parameters for n tokens. Starts as the base model. A tied output layer does not see the new rows.
 """
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from peftlab.adapter import Adapter, Format, embedding_scale
@@ -56,4 +57,5 @@ class TrainableTokensOutput(TrainableTokens):
         self.trainable_tokens_delta = nn.Parameter(layer.weight[self.token_indices].detach().clone())    # (n, d)
 
     def after(self, x, y):
-        return y.index_copy(-1, self.token_indices, x @ self.trainable_tokens_delta.T)
+        bias = None if self.layer.bias is None else self.layer.bias[self.token_indices]
+        return y.index_copy(-1, self.token_indices, F.linear(x, self.trainable_tokens_delta, bias))
