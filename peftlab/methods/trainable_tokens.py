@@ -3,7 +3,6 @@
 Trains n d parameters for n tokens. Starts as the base model. A tied output layer does not see the new rows.
 """
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from peftlab.adapter import Adapter, Format, embedding_scale
@@ -53,9 +52,11 @@ class TrainableTokensOutput(TrainableTokens):
 
     def __init__(self, layer, token_indices):
         Adapter.__init__(self, layer)
+        if layer.bias is not None:
+            raise ValueError("this output layer has a bias, which `peft` leaves out when the layer is tied to the table of a "
+                             "trained token: with it the file would give other results than it was trained with")
         self.register_buffer("token_indices", torch.tensor(list(token_indices)), persistent=False)       # (n,)
         self.trainable_tokens_delta = nn.Parameter(layer.weight[self.token_indices].detach().clone())    # (n, d)
 
     def after(self, x, y):
-        bias = None if self.layer.bias is None else self.layer.bias[self.token_indices]
-        return y.index_copy(-1, self.token_indices, F.linear(x, self.trainable_tokens_delta, bias))
+        return y.index_copy(-1, self.token_indices, x @ self.trainable_tokens_delta.T)
