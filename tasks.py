@@ -219,17 +219,20 @@ def test(python, more):
     strict = [
         "--nbval",
         "--nbval-current-env",
-        "--nbval-cell-timeout=180",
+        "--nbval-cell-timeout=600",
+        "--nbval-kernel-startup-timeout=300",
         "--nbval-sanitize-with=tests/nbval-sanitize.cfg",
     ]
     if not notebooks:
         print("There are no notebooks to run yet.", flush=True)
     together = [*pytest, "-m", "not alone", "-n", str(workers()), "--dist", "loadfile", "tests"]
     one_thread = {"OMP_NUM_THREADS": "1", "PEFTLAB_THREADS": "1"}
-    if call([*together, *(notebooks + strict if notebooks else [])], **one_thread):
-        failed.append("the tests that run side by side")
-    if call([*pytest, "-m", "alone", "tests"]):
-        failed.append("the tests that run alone")
+    status = call([*together, *(notebooks + strict if notebooks else [])], **one_thread)
+    if status:
+        failed.append(f"the tests that run side by side, with exit status {status}")
+    status = call([*pytest, "-m", "alone", "tests"])
+    if status:
+        failed.append(f"the tests that run alone, with exit status {status}")
     if failed:
         print(f"FAILED: {', '.join(failed)} (see above).", flush=True)
     return bool(failed)

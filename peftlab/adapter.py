@@ -119,6 +119,11 @@ def linear(layer):
     return shape(layer)
 
 
+def embedding_scale(layer):
+    """What an embedding multiplies its rows by: 1, if it is not one of those that scale them, as Gemma's does."""
+    return getattr(layer, "embed_scale", 1.0)
+
+
 def without_adapters(layer, x):
     """What the frozen layer alone makes of `x`, past the adapters on it, computed in its own precision."""
     own = next(layer.parameters(recurse=False), x)
@@ -143,7 +148,7 @@ class FullFineTuning(Adapter):
 
     @property
     def keys(self):
-        return {f"copy.{name}": name for name, p in self.copy._parameters.items() if p is not None}
+        return {f"copy.{name}": name for name in self.copy.state_dict()}              # with the statistics of a BatchNorm
 
     def after(self, x, y):
         return self.copy(x)
@@ -157,10 +162,10 @@ def bare_copy(layer):
     """A trainable copy of one layer, its parameters and settings, without what hangs on it (hooks, adapters)."""
     new = type(layer).__new__(type(layer))
     nn.Module.__init__(new)
-    ours = ("switch", "hooks", "unmerged", "training")
+    ours = ("switch", "hooks", "unmerged", "held", "training")
     new.__dict__.update({k: v for k, v in layer.__dict__.items() if not k.startswith("_") and k not in ours})
     for name, p in layer._parameters.items():
         new.register_parameter(name, None if p is None else nn.Parameter(p.detach().clone()))
     for name, b in layer._buffers.items():
-        new.register_buffer(name, None if b is None else b.clone())
+        new.register_buffer(name, None if b is None else b.clone(), persistent=name not in layer._non_persistent_buffers_set)
     return new

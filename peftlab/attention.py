@@ -21,6 +21,10 @@ def hook(model):
     config._attn_implementation = NAME
 
 
+def is_hooked(layer):
+    return getattr(layer.config, "_attn_implementation", None) == NAME
+
+
 def unhook(model):
     if getattr(getattr(model, "config", None), "_attn_implementation", None) == NAME:
         model.config._attn_implementation = "sdpa"

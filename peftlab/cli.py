@@ -5,11 +5,13 @@ import json
 import os
 import platform
 import shutil
+import sqlite3
 import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 from peftlab.lab import sources
 
@@ -30,22 +32,44 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        _settle_cache()
         return COMMANDS[options.command](options.more)
     except sources.SourceError as error:
         print(f"peftlab: {error}", file=sys.stderr)
+        return 1
+    except sqlite3.Error as error:
+        print(
+            f"peftlab: the record of your progress, {_record()}, can't be read ({error}). Your notebooks are not affected. "
+            "If it stays so, move that file aside: a new one begins.",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(f"peftlab: {error.strerror or error}:{where}. Free space there, or put PEFTLab where you may write.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\npeftlab: stopped; the same command goes on from here", file=sys.stderr)
         return 130
 
 
+def _settle_cache():
+    """A folder that PEFTLAB_CACHE names is the same one in the notebooks, which run elsewhere."""
+    if named := os.environ.get("PEFTLAB_CACHE"):
+        try:
+            os.environ["PEFTLAB_CACHE"] = str(Path(named).expanduser().absolute())
+        except RuntimeError as error:
+            raise sources.SourceError(f"PEFTLAB_CACHE is {named!r}, and there is no such user: name a folder") from error
+
+
 def lab(more: list[str]) -> int:
     """Open the lessons in JupyterLab; fetch what is missing first."""
     fetch([])
+    from peftlab.classroom import first
     from peftlab.classroom.copies import make_copies
 
     work = sources.ROOT / "work"
-    for message in make_copies(work):
+    for message in [*make_copies(work), *first.make_page(work)]:
         print(message)
     paths = [str(JUPYTER), os.environ.get("JUPYTER_CONFIG_PATH", "")]
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, paths))
@@ -53,6 +77,8 @@ def lab(more: list[str]) -> int:
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     print(f"Starting JupyterLab in {work}: stop it with Ctrl-C. Your notebooks stay there.", flush=True)
     options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={work}"]
+    if lesson := first.lesson(work):
+        options.append(f"--LabApp.default_url=/lab/tree/{quote(lesson)}")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--ServerApp.allow_root=True")  # a container's only user; else Jupyter would refuse
     from jupyterlab.labapp import LabApp
@@ -140,6 +166,10 @@ def progress(more: list[str]) -> int:
     if not rows:
         raise SystemExit(f"peftlab progress: no lesson has the number {more[0]}")
     print(progress.Board(rows))
+    from peftlab.classroom import first
+
+    for message in first.make_page(path.parent) if path.parent == progress.WORK and path.parent.is_dir() else ():
+        print(message)
     return 0
 
 
@@ -219,6 +249,20 @@ def grade(more: list[str]) -> int:
     return run(more)
 
 
+def marks(more: list[str]) -> int:
+    """Write the marks as Canvas, Moodle or a spreadsheet reads them: `peftlab marks COURSE --roster FILE` (for teachers)."""
+    from peftlab.classroom.out import marks as run
+
+    return run(more)
+
+
+def answers(more: list[str]) -> int:
+    """Write each answer as a Python file, to look for copies: `peftlab answers SUBMISSIONS --to FOLDER` (for teachers)."""
+    from peftlab.classroom.out import answers as run
+
+    return run(more)
+
+
 def record(more: list[str]) -> int:
     """Record an experiment's runs in data/runs, or go on with them: `peftlab record NAME [--device cuda]`."""
     import warnings
@@ -253,7 +297,9 @@ def methods(more: list[str]) -> int:
     from peftlab.lab import catalogue
 
     known = catalogue.every()
+    spelt = {name.lower(): name for name in known}
     for name in more:
+        name = spelt.get(name.lower(), name)
         if name not in known:
             near = difflib.get_close_matches(name.lower(), [n.lower() for n in known], 3, 0.5)
             hint = ", ".join(n for n in known if n.lower() in near) or ", ".join(known)
@@ -306,6 +352,8 @@ COMMANDS = {
     "reset": reset,
     "course": course,
     "grade": grade,
+    "marks": marks,
+    "answers": answers,
     "methods": methods,
     "bench": bench,
     "record": record,

@@ -7,7 +7,8 @@ import json
 import math
 
 from peftlab.adapter import Adapter
-from peftlab.virtual_tokens import VirtualTokens, cache_shape, encoder_decoder, on, text_config
+from peftlab.layers import WHERE, ends_in, short
+from peftlab.virtual_tokens import VirtualTokens, cache_shape, encoder_decoder, on, reader, text_config
 
 CONFIG = "adapter_config.json"
 
@@ -21,17 +22,11 @@ TRAINING = {"lora_dropout", "module_dropout", "rank_dropout", "encoder_dropout"}
 SHAPES = {"token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules", "encoder_hidden_size",
           "encoder_num_layers", "encoder_reparameterization_type", "prefix_projection", "mini_r"}      # the tensors say it too
 LAYOUT = {"fan_in_fan_out", "block_share", "eps", "ensure_weight_tying", "megatron_core", "qalora_group_size"}   # of `peft`'s code
-PLACES = {"target_modules", "modules_to_save"}                               # which layers: files.py reads them
+PLACES = {"target_modules", "modules_to_save", *WHERE}                       # which layers: files.py reads them
 ELSEWHERE = {"bias"}                                                         # refused below, where it matters
 NO_MATTER = ORIGIN | START | TRAINING | SHAPES | LAYOUT | PLACES | ELSEWHERE
 
 LEAVES_THE_BASE = (None, True, False, "gaussian", "eva", "mica")             # init_lora_weights that do not touch the base
-
-
-def short(value):
-    """A value of a file as it may stand in a message: on one line, and not too long."""
-    text = repr(value)
-    return text if len(text) < 200 else f"{text[:196]}..."
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -113,10 +108,13 @@ def _refuse_other_type(field, value, known, file):
         right, wanted = isinstance(value, bool | None), "true or false"
     elif isinstance(default, int | float):
         right, wanted = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    elif field.endswith("_pattern"):
+    elif field in ("rank_pattern", "alpha_pattern"):
         numbers = value.values() if isinstance(value, dict) else ()
         right = value is None or isinstance(value, dict) and all(isinstance(n, int | float | list) for n in numbers)
         wanted = "names of layers with a number each"
+    elif field == "layers_to_transform":
+        numbers = value if isinstance(value, list) else [value]
+        right, wanted = all(n is None or type(n) is int for n in numbers), "the numbers of blocks"
     elif field in PLACES:
         right = isinstance(value, str | None) or isinstance(value, list) and all(isinstance(v, str) for v in value)
         wanted = "a list of names"
@@ -124,6 +122,21 @@ def _refuse_other_type(field, value, known, file):
         return
     if not right:
         raise ValueError(f"{file} sets {field}={short(value)}: it should be {wanted}")
+
+
+def where_of(config):
+    """The fields that narrow the targets down."""
+    return {field: config[field] for field in WHERE if config.get(field) not in (None, [], "")}
+
+
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
+
+
+def copies_of(config, model):
+    """The names of layers that may come as copies: those written down, and the heads that older releases of `peft` saved
+    without writing them down. One that this model does not have is none of them."""
+    named = [*(config.get("modules_to_save") or ()), *HEADS.get(config.get("task_type"), ())]
+    return [end for end in dict.fromkeys(named) if any(ends_in(path, [end]) for path, _ in model.named_modules())]
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -139,7 +152,7 @@ def write(model, name):
               **method.in_peft.fixed, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}
     config = {k: v for k, v in config.items() if v or k != "modules_to_save"}         # not every configuration of `peft` has it
     if issubclass(method, VirtualTokens):
-        config |= _shape_of(on(model)[name], model.config)
+        config |= _shape_of(on(model)[name], reader(model).config)
         config.pop("target_modules")
     return config
 
@@ -161,22 +174,25 @@ def _plain(value):
 
 def _task(model, name):
     """What `peft` makes of the file. For classification it wants a trained head in there, unless it says nothing."""
-    if encoder_decoder(model) and hasattr(model, "get_output_embeddings"):
+    if encoder_decoder(model) and hasattr(model, "get_output_embeddings") and model.main_input_name == "input_ids":
         return "SEQ_2_SEQ_LM"
     if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         return "CAUSAL_LM"
-    if type(model).__name__.endswith("ForSequenceClassification"):
-        head = any(hasattr(getattr(model, head, None), "adapters") and name in getattr(model, head).adapters
-                   for head in ("classifier", "score"))
-        return "SEQ_CLS" if head or name in on(model) else None
+    for ending, task in (("ForSequenceClassification", "SEQ_CLS"), ("ForTokenClassification", "TOKEN_CLS"),
+                         ("ForQuestionAnswering", "QUESTION_ANS")):
+        if type(model).__name__.endswith(ending):
+            head = any(name in getattr(getattr(model, head, None), "adapters", ()) for head in HEADS[task])
+            return task if head or name in on(model) else None
+    if name in on(model):                                    # without a task `peft` would leave virtual tokens out
+        return "CAUSAL_LM" if hasattr(model, "generate") and model.can_generate() else "FEATURE_EXTRACTION"
     return None
 
 
 def _shape_of(tokens, config):
     """The width of one virtual token as `peft` writes it: of the hidden state, or of one layer's keys."""
     layers, heads, width = cache_shape(config)
+    config = text_config(config)
     if tokens.key_values is None:
-        config = text_config(config)
         heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
     return {"token_dim": heads * width, "num_layers": layers, "num_attention_heads": heads,
-            "num_transformer_submodules": 1}
+            "num_transformer_submodules": 2 if config.is_encoder_decoder else 1}

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 import torch
 
 from peftlab.adapter import FullFineTuning
-from peftlab.layers import copied, targets
-from peftlab.virtual_tokens import VirtualTokens
+from peftlab.layers import WHERE, copied, targets, unwrapped
+from peftlab.switch import refuse_if_gone, switch_of
+from peftlab.virtual_tokens import VirtualTokens, text_config
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ def _mib(n):
 
 
 def count(model):
-    """Count a model's parameters, shared ones once, and the bytes of weights, gradients and AdamW's states."""
+    """Count a model's parameters, shared ones once, and the bytes of weights, gradients and AdamW's states.
+
+    Raises ValueError if a layer that carried an adapter was replaced since: what was trained there is gone.
+    """
+    whole = unwrapped(model)
+    for name in whole.switch.recipe if switch_of(whole) else ():
+        refuse_if_gone(whole, name)
     ps = list(model.parameters())                            # torch lists a shared parameter once
     trained = [p for p in ps if p.requires_grad]
     size = sum(p.numel() * p.element_size() for p in trained)
@@ -52,10 +59,17 @@ def closed_form(model, method, target_modules=None, modules_to_save=None, **opti
 
     Uses the layers' shapes alone, so it works for models on the "meta" device too.
     """
-    copies = sum(FullFineTuning.count_layer(layer) for _, layer in copied(model, modules_to_save))
-    if issubclass(method, VirtualTokens):
-        return copies + method.count(model.config, **options)
-    layers = method.among(targets(model, target_modules), **options)
+    where = {k: options.pop(k) for k in WHERE if k in options}
+    layers = None if issubclass(method, VirtualTokens) else targets(model, target_modules, **where)
+    return count_on(model, method, layers, copied(model, modules_to_save), **options)
+
+
+def count_on(model, method, layers, copies, **options):
+    """The same for (path, layer) pairs, None for virtual tokens, and copies of such pairs."""
+    copies = sum(FullFineTuning.count_layer(layer) for _, layer in copies)
+    if layers is None:
+        return copies + method.count(text_config(model.config), **options)
+    layers = method.among(layers, **options)
     return copies + method.count_shared(len(layers), **options) \
         + sum(method.count_layer(layer, **method.per_layer(path, **options)) for path, layer in layers)
 

@@ -1,6 +1,5 @@
 """Save and load adapters in `peft`'s own format: adapter_config.json and adapter_model.safetensors in one folder."""
 import json
-import re
 from operator import attrgetter
 from pathlib import Path
 
@@ -9,13 +8,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from peftlab.adapter import Adapter
-from peftlab.attach import attach
-from peftlab.config import CONFIG, method_of, options_of, read, short, write
-from peftlab.count import closed_form
-from peftlab.layers import adapted
+from peftlab.attach import put_on
+from peftlab.config import CONFIG, copies_of, method_of, options_of, read, where_of, write
+from peftlab.count import count_on
+from peftlab.layers import adapted, copied, input_table, output_table, short, targets, unwrapped
 from peftlab.switch import all_or_nothing, known, refuse_if_merged
 from peftlab.use import parameters
-from peftlab.virtual_tokens import on
+from peftlab.virtual_tokens import encoder_decoder, on, reader
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -33,6 +32,15 @@ def tensors(model, name):
     return found
 
 
+PROMPT = "prompt_embeddings"
+
+
+def _twice(model, name):
+    """Whether a file has room for a second prompt, of the decoder, as `peft` writes it for encoder-decoder models and does not
+    read it."""
+    return name in on(model) and on(model)[name].embeddings is not None and encoder_decoder(reader(model))
+
+
 # ------------------------------------------------------------------------------------------------ save
 
 def save(model, folder, name="default"):
@@ -40,6 +48,7 @@ def save(model, folder, name="default"):
 
     Bottleneck adapters, which `peft` does not have, are written the same way, for us alone to read.
     """
+    model = unwrapped(model)
     known(model, [name], "save")
     refuse_if_merged(model, "save")
     method, state = model.switch.recipe[name][0], tensors(model, name)
@@ -49,8 +58,10 @@ def save(model, folder, name="default"):
                          "name: they would be lost. Add them: keys = {'my_parameter': 'its_name_in_the_file'}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if _twice(model, name):
+        state = {k: torch.cat([v, v]) if k == PROMPT else v for k, v in state.items()}
     part = {file: folder / (file + ".part") for file in (WEIGHTS, CONFIG)}           # a crash must not leave half a file
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, part[WEIGHTS], {"format": "pt"})
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, part[WEIGHTS], {"format": "pt"})
     part[CONFIG].write_text(json.dumps(write(model, name), indent=2) + "\n", "utf-8")
     for file in (WEIGHTS, CONFIG):
         part[file].replace(folder / file)
@@ -73,22 +84,23 @@ def load(model, folder, name="default"):
         state = load_file(folder / WEIGHTS)
     except SafetensorError as e:
         raise ValueError(f"{folder / WEIGHTS} is damaged or cut short ({e}): copy it again") from e
-    target_modules = config.get("target_modules")
-    if method.in_peft.one_target and isinstance(target_modules, str):
-        target_modules = [target_modules]
-    copies = _copies(model, config)
-    with all_or_nothing(model):
+    whole = unwrapped(model)
+    with all_or_nothing(whole):
         try:
-            _refuse_if_too_large(model, method, target_modules, copies, options, state, folder)
-            attach(model, method, target_modules, name, copies, **options)
-        except (TypeError, AttributeError, KeyError, ArithmeticError, RuntimeError, re.error) as e:
+            state = _today(state, whole)
+            layers, copies, recipe = _places(whole, config, method, options, state)
+            _refuse_if_too_large(whole, method, layers, copies, options, state, folder)
+            put_on(whole, method, layers, copies, name, options, recipe)
+        except (TypeError, AttributeError, KeyError, ArithmeticError, RuntimeError) as e:
             raise ValueError(f"{folder / CONFIG} does not describe a {method.__name__} for this model: {e}") from e
         if hasattr(method, "drop_encoder"):
-            on(model)[name].drop_encoder()
-        ours = tensors(model, name)
+            on(whole)[name].drop_encoder()
+        ours = tensors(whole, name)
+        if _twice(whole, name) and PROMPT in state:
+            state[PROMPT] = state[PROMPT][:len(on(whole)[name])]
         try:
-            _fill(ours, _as_written_now(state, ours, model, method))
-            _verify(model, name)
+            _fill(ours, _without_the_base(state, ours, whole, method))
+            _verify(whole, name)
         except ValueError as e:
             raise ValueError(f"{folder / WEIGHTS}: {e}") from e
     return model
@@ -109,17 +121,80 @@ def _refuse_incomplete(folder):
         raise FileNotFoundError(f"{folder} holds no {file}: an adapter's folder has {CONFIG} and {WEIGHTS}")
 
 
-def _copies(model, config):
-    """Which layers come as copies. `peft` writes down what a head may be called, and one that does not exist is none of them."""
-    return [end for end in dict.fromkeys(config.get("modules_to_save") or ())
-            if any(path == end or path.endswith("." + end) for path, _ in model.named_modules())] or None
+def _places(model, config, method, options, state):
+    """(layers, copies, recipe): which (path, layer) pairs the adapter goes on, which come as copies, and what `save` writes.
+
+    A target that this model lacks is passed over, as in `peft`, as long as another is there.
+    """
+    where, target_modules, layers = where_of(config), config.get("target_modules"), None
+    if issubclass(method, Adapter):
+        if method.in_peft.one_target and isinstance(target_modules, str):
+            target_modules = [target_modules]
+        layers = targets(model, target_modules, lenient=True, **where)
+        tied = {id(layer._parameters.get("weight")) for _, layer in layers} - {id(None)}
+        layers += [(path, layer) for path, layer in model.named_modules() if id(layer._parameters.get("weight")) in tied
+                   and layer not in [m for _, m in layers] and any(key.startswith(f"base_model.model.{path}.") for key in state)]
+    heads = [(path, layer) for path, layer in copied(model, copies_of(config, model))
+             if any(f"{prefix}.{path}.{p}" in state for p in layer._parameters for prefix in ("base_model.model", "base_model"))]
+    tables = _changed_tables(model, state)
+    copies = list({id(layer): (path, layer) for path, layer in heads + tables}.values())
+    if layers is not None:
+        layers = [(path, layer) for path, layer in layers if not any(f"{path}.".startswith(f"{p}.") for p, _ in copies)]
+    written = [end for end in copies_of(config, model) if any(f".{end}." in f".{path}." for path, _ in heads)]
+    written += [path for path, _ in tables if not any(f".{end}." in f".{path}." for end in written)]
+    return layers, copies, (method, target_modules, {**options, **where, "modules_to_save": written or None})
 
 
-def _refuse_if_too_large(model, method, target_modules, copies, options, state, folder):
+def _changed_tables(model, state):
+    """Embeddings and output layers that the file holds with other numbers than the base: `peft` puts them into the base (a
+    resized vocabulary), here they come as copies. A table that is tied to another layer comes there as well."""
+    tables = [input_table(model), output_table(model)]
+    found = []
+    for path, layer in model.named_modules():
+        weight = layer._parameters.get("weight")
+        if any(layer is table for table in tables) and weight is not None:
+            twins = [p for p, m in model.named_modules() if m._parameters.get("weight") is weight]
+            new = next((state[k] for p in twins for k in (f"base_model.model.{p}.weight",) if k in state), None)
+            if new is not None and new.shape == weight.shape and not torch.equal(new.to(weight), weight):
+                state.setdefault(f"base_model.model.{path}.weight", new)
+                found.append((path, layer))
+    return found
+
+
+WRAPPERS = {"model", "language_model", "vision_model", "text_model"}         # what releases of transformers put in or leave out
+
+
+def _today(state, model):
+    """The tensors of a file under the names that the layers of this model have today.
+
+    A name that leads further into the model when such wrappers are not looked at is taken to mean the layer it leads to.
+    """
+    def core(parts):
+        return tuple(part for part in parts if part not in WRAPPERS)
+
+    paths = [tuple(path.split(".")) for path, _ in model.named_modules() if path]
+    known, short_names = set(paths), {}
+    for path in paths:
+        if path[-1] not in WRAPPERS:
+            short_names.setdefault(core(path), []).append(path)
+    now = {}
+    for key, t in state.items():
+        prefix, parts = "base_model.model.", tuple(key.removeprefix("base_model.model.").split("."))
+        if key.startswith(prefix):
+            exact = max((i for i in range(len(parts)) if parts[:i] in known), default=0)
+            near = max((i for i in range(len(parts)) if len(short_names.get(core(parts[:i]), ())) == 1
+                        and parts[i - 1] not in WRAPPERS), default=0)
+            if near > exact:
+                key = prefix + ".".join(short_names[core(parts[:near])][0] + parts[near:])
+        now[key] = t
+    return now
+
+
+def _refuse_if_too_large(model, method, layers, copies, options, state, folder):
     """Raise ValueError where the configuration asks for far more numbers than the file has, before memory is taken for them."""
     held = sum(t.numel() for t in state.values())
     try:
-        wanted = closed_form(model, method, target_modules, copies, **options)
+        wanted = count_on(model, method, layers, copies, **options)
     except NotImplementedError:                              # a learner's own method that does not count itself
         wanted = 0
     if wanted > 2 * held + 1_000_000:                        # a smaller difference is found tensor by tensor, and named
@@ -130,8 +205,8 @@ def _refuse_if_too_large(model, method, target_modules, copies, options, state, 
             raise ValueError(f"{folder / CONFIG} sets {option}={value:,}, more than the file or any tensor of the model has numbers")
 
 
-def _as_written_now(state, ours, model, method):
-    """The file's tensors under today's names, without copies of the base that older releases and resized vocabularies leave in."""
+def _without_the_base(state, ours, model, method):
+    """The file's tensors without copies of the base that older releases and resized vocabularies leave in."""
     repeated = tuple(method.in_peft.repeated) if issubclass(method, Adapter) else ()
     weights = dict(model.named_parameters(remove_duplicate=False))
     now = {}

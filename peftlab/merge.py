@@ -3,12 +3,14 @@
 No method has merging code of its own: what a layer with its adapters does to the zero vector and to the basis
 vectors *is* its bias and its weight, if it is affine at all.
 """
+import warnings
+
 import torch
 from torch import nn
 
 from peftlab.adapter import is_conv1d
-from peftlab.layers import adapted
-from peftlab.switch import all_or_nothing, in_its_precision, known, refuse_if_merged
+from peftlab.layers import adapted, unwrapped
+from peftlab.switch import all_or_nothing, in_its_precision, known, refuse_if_merged, switch_of
 from peftlab.use import use
 from peftlab.virtual_tokens import on
 
@@ -18,7 +20,8 @@ def merge(model):
 
     Raises ValueError, and changes nothing, if an active adapter is not affine or a weight is shared with other layers.
     """
-    names = known(model, model.switch.active if hasattr(model, "switch") else (), "merge")
+    model = unwrapped(model)
+    names = known(model, model.switch.active if switch_of(model) else (), "merge")
     refuse_if_merged(model, "merge")
     if not names:
         raise ValueError("no adapter is switched on: call use(model, name) before merge(model)")
@@ -35,6 +38,11 @@ def merge(model):
                 raise ValueError(f"{path} shares its weight with another layer (tied embeddings), which merging "
                                  "would change as well: leave this layer out of target_modules")
             new.append((layer, _merged(path, layer, here)))
+    gained = [layer for layer, tensors in new if "bias" in tensors and layer._parameters.get("bias") is None]
+    if gained:
+        warnings.warn(f"{len(gained)} layers without a bias get one by this merge: the model computes right, and save_pretrained "
+                      "writes it, but from_pretrained makes the model without it and drops it. Keep the adapter's own file",
+                      stacklevel=2)
     with all_or_nothing(model):
         for layer, tensors in new:
             layer.unmerged = dict(layer._parameters)
@@ -46,6 +54,7 @@ def merge(model):
 
 def unmerge(model):
     """Put back the very tensors that were there before `merge`, and switch the adapters on again."""
+    model = unwrapped(model)
     known(model, (), "unmerge")
     if not model.switch.merged:
         raise ValueError("nothing is merged: unmerge undoes merge")
@@ -79,6 +88,8 @@ def _merged(path, layer, adapters):
             return _merged_linear(path, layer, adapters)
         if isinstance(layer, nn.Embedding):
             return _merged_embedding(path, layer, adapters)
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return _merged_convolution(path, layer, adapters)
         return _merged_norm(path, layer, adapters)
     finally:
         for a, training in zip(adapters, was_training):
@@ -89,6 +100,9 @@ def _merged_linear(path, layer, adapters):
     if layer._parameters.get("weight") is None:
         raise ValueError(f"{path} stores its weight in 4 bits, which cannot hold what an adapter adds: attach to the "
                          "base it was made from and merge there, and measure again, for that is another model")
+    if not layer.weight.is_floating_point():
+        raise ValueError(f"{path} stores its weight as {layer.weight.dtype}, which cannot hold what an adapter adds: merge into "
+                         "the base that it was quantized from")
     conv = is_conv1d(layer)
     W = (layer.weight.T if conv else layer.weight).float()                            # (d_out, d_in)
     b = W.new_zeros(len(W)) if layer.bias is None else layer.bias.float()             # (d_out,)
@@ -114,12 +128,41 @@ def _merged_linear(path, layer, adapters):
 
 
 def _merged_embedding(path, layer, adapters):
-    """The basis vectors of an embedding are its tokens: ask for the vector of each."""
+    """The basis vectors of an embedding are its tokens: ask for the vector of each. Some embeddings scale their weight."""
     ids = torch.arange(layer.num_embeddings, device=layer.weight.device)
-    rows = layer.forward(ids).float()                                                 # (vocabulary, d)
+    W, before = layer.weight.float(), layer.forward(ids).float()                      # (vocabulary, d)
+    scale = (W * before).sum() / (W * W).sum().clamp(min=1e-30)
+    _refuse_unless_close(path, adapters, before, scale * W)
+    rows = before
     for a in adapters:
         rows = a.after(ids, in_its_precision(a, rows)).float()
-    return {"weight": rows.to(layer.weight.dtype)}
+    return {"weight": (W + (rows - before) / scale).to(layer.weight.dtype)}
+
+
+def _merged_convolution(path, layer, adapters):
+    """The basis vectors of a convolution are images with one bright point: see what comes out of the window they lie in."""
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str) or layer.groups > 1:
+        raise ValueError(f"{path} pads in a way, or has groups, for which merging is not built: it cannot be merged")
+
+    def f(x):
+        y = layer.forward(x.to(layer.weight.dtype)).float()
+        for a in adapters:
+            y = a.after(in_its_precision(a, x), in_its_precision(a, y)).float()
+        return y
+
+    W = layer.weight.float()                                                          # (out, in, *kernel size)
+    start = [-p % s for p, s in zip(layer.padding, layer.stride)]                     # the first window inside the image
+    window = [slice(c, None, d) for c, d in zip(start, layer.dilation)]
+    size = [c + d * (k - 1) + 1 for c, d, k in zip(start, layer.dilation, layer.kernel_size)]
+    there = tuple((c + p) // s for c, p, s in zip(start, layer.padding, layer.stride))
+    image = W.new_zeros(W[0].numel(), W.shape[1], *size)
+    image[(slice(None), slice(None), *window)] = torch.eye(W[0].numel(), device=W.device).view(-1, *W.shape[1:])
+    bias = f(image[:1] * 0)[(0, slice(None), *there)]                                 # (out,): what happens to zero
+    weight = (f(image)[(slice(None), slice(None), *there)] - bias).T.reshape(W.shape).contiguous()
+    x = torch.randn(4, W.shape[1], *[c + 2 for c in size], generator=torch.Generator().manual_seed(0)).to(W)
+    _refuse_unless_close(path, adapters, f(x), layer._conv_forward(x, weight, bias))
+    new = {"weight": weight.to(layer.weight.dtype)}
+    return new if layer.bias is None else {**new, "bias": bias.to(layer.weight.dtype)}
 
 
 def _merged_norm(path, layer, adapters):

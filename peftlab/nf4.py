@@ -10,6 +10,7 @@ from torch import nn
 
 from peftlab.adapter import is_conv1d
 from peftlab.layers import targets
+from peftlab.switch import switch_of
 
 BLOCK, DOUBLE_BLOCK = 64, 256
 
@@ -108,7 +109,7 @@ def quantize_model(model, target_modules="all-linear", double=True):
 
     Do this before you attach adapters. Raises ValueError if there are adapters, or if a weight is shared.
     """
-    if hasattr(model, "switch"):
+    if switch_of(model):
         raise ValueError("quantize the base before you attach adapters: detach first")
     found = targets(model, target_modules)
     uses = [id(p) for layer in model.modules() for p in layer._parameters.values()]

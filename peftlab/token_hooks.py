@@ -4,6 +4,7 @@ import inspect
 import torch
 from torch import nn
 
+from peftlab.layers import output_table
 from peftlab.switch import name_of_each_row
 from peftlab.token_places import Places, lengths, stack
 
@@ -14,8 +15,10 @@ class Reading:
     def __init__(self, model, part, tokens):
         self.tokens = tokens                                 # a plain reference: they are not this module's children
         self.causal = any(getattr(m, "is_causal", False) for m in part.modules())
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        self.last = self.causal and head is None             # a classifier on a decoder answers from the last place
+        self.last = self.causal and output_table(model) is None             # a classifier on a decoder answers from the last place
+        config = getattr(model.config, "text_config", model.config)
+        sliding = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+        self.window = sliding and getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
         self.takes_positions = "position_ids" in inspect.signature(part.forward).parameters
         tables = [m for path, m in part.named_modules() if isinstance(m, nn.Embedding) and "position" in path]
         self.absolute = bool(tables)
@@ -28,7 +31,8 @@ def put_hooks_on(encoder, decoder):
         return [encoder.register_forward_pre_hook(_enter, with_kwargs=True),
                 encoder.register_forward_hook(_leave, with_kwargs=True)]
     return [encoder.register_forward_pre_hook(_enter_encoder, with_kwargs=True),
-            decoder.register_forward_pre_hook(_enter_decoder, with_kwargs=True)]
+            decoder.register_forward_pre_hook(_enter_decoder, with_kwargs=True),
+            decoder.register_forward_hook(_drop_cache, with_kwargs=True)]
 
 
 # ------------------------------------------------------------------------------------------------ the hooks
@@ -42,6 +46,7 @@ def _enter(model, args, kw):
         return (), kw
     _refuse_unless_countable(kw)
     places = _places(model, rows, text, kw.get("attention_mask"), cache, last=reading.last)
+    _refuse_if_out_of_sight(reading.window, places)
     kw.pop("cache_position", None)                           # counted without the virtual tokens: let the model count
     if reading.takes_positions:
         kw["position_ids"] = places.positions(kw.get("position_ids"), reading.start)
@@ -102,9 +107,15 @@ def _leave(model, args, kw, out):
         for name, value in out.items():
             if isinstance(value, torch.Tensor) or name == "hidden_states":
                 out[name] = of_text(name, value)
-    if kw.get("use_cache") is False and getattr(out, "past_key_values", None) is not None:
-        out.past_key_values = None                           # it holds the prefix, which the next pass puts in again
+    out = _drop_cache(model, args, kw, out)
     return out.to_tuple() if places is not None and places.as_tuple else out
+
+
+def _drop_cache(model, args, kw, out):
+    """Give no cache back that nobody asked for: it holds the prefix, which the next pass puts in again."""
+    if kw.get("use_cache") is False and getattr(out, "past_key_values", None) is not None:
+        out.past_key_values = None
+    return out
 
 
 # ------------------------------------------------------------------------------------------------ what they are made of
@@ -124,7 +135,7 @@ def _wanted(model, batch):
     if switch.rows is None:
         here = [tokens[n] for n in switch.active if n in tokens]
         return (here or [None]) * batch
-    return [tokens[row] if row and row in tokens else None for row in name_of_each_row(switch.rows, batch)]
+    return [tokens[row] if row and row in tokens else None for row in name_of_each_row(switch, batch)]
 
 
 def _places(part, rows, text, mask, cache=None, causal=None, **more):
@@ -139,6 +150,13 @@ def _refuse_unless_countable(kw):
         raise ValueError("a static cache has a fixed length, without room for virtual tokens: leave cache_implementation out")
     if mask is not None and mask.dim() != 2:
         raise ValueError(f"virtual tokens need the attention_mask as (batch, time), and it is {tuple(mask.shape)}")
+
+
+def _refuse_if_out_of_sight(window, places):
+    """Raise ValueError where padding between a prefix and the text pushes the prefix out of a sliding window."""
+    if window and places.told and places.prefix.max() > 0 and places.mask.shape[1] > window and (places.text[:, 0] == 0).any():
+        raise ValueError(f"a prefix stands at the beginning of the cache, and padding on the left pushes it out of the model's "
+                         f"sliding window of {window} tokens: pad on the right, or give rows of one length")
 
 
 def _fill_cache(part, kw, rows):
@@ -158,7 +176,10 @@ def _fill_cache(part, kw, rows):
             cache = EncoderDecoderCache(cache, DynamicCache())
         kw["past_key_values"] = cache
     vectors = vectors.to(next(p for p in part.parameters() if p.is_floating_point()).dtype)
-    for i, (k, v) in enumerate(vectors.permute(2, 3, 0, 4, 1, 5)):                     # (batch, heads, n, width) each
+    vectors = vectors.permute(2, 3, 0, 4, 1, 5)              # (layers, 2, batch, heads, n, width)
+    if kw.get("encoder_hidden_states") is not None:          # here `peft` gives layer i what it made for layer 2 i, and so on
+        vectors = vectors[[2 * i % len(vectors) for i in range(len(vectors))]]        # from the first: half is not used
+    for i, (k, v) in enumerate(vectors):
         getattr(cache, "self_attention_cache", cache).update(k, v, i)
 
 

@@ -1,8 +1,11 @@
 """Switch adapters on, mix them in one batch, and say what is trained."""
+import inspect
 from contextlib import contextmanager
 
+import torch
+
 from peftlab import virtual_tokens
-from peftlab.layers import adapted
+from peftlab.layers import adapted, unwrapped
 from peftlab.switch import all_or_nothing, known, refuse_if_merged
 
 
@@ -16,6 +19,7 @@ def parameters(model, name):
 
 def use(model, *names):
     """Switch on the adapters `names`, in that order, and make them (alone) trainable; no name: the base model."""
+    model = unwrapped(model)
     names = tuple(known(model, names, "use"))
     refuse_if_merged(model, "switch adapters")
     virtual_tokens.refuse_two(model, names)
@@ -30,15 +34,43 @@ def use(model, *names):
 def mix(model, rows):
     """Inside, row i of every batch goes through the adapter rows[i] alone (None: the base model).
 
-    With gradient checkpointing keep `backward()` inside the block as well, since it runs the layers again.
+    With gradient checkpointing keep `backward()` inside the block as well, since it runs the layers again. Raises ValueError
+    where an adapted layer is not given the batch in its first dimension, so that its rows cannot be told apart.
     """
-    rows = list(rows)
+    model, rows = unwrapped(model), list(rows)
     known(model, [row for row in rows if row is not None], "mix")
     refuse_if_merged(model, "mix adapters")
     if not rows:
         raise ValueError("mix wants one adapter's name, or None, per example, and got an empty list")
+    for path, _ in adapted(model):
+        if _batch_second(model, path):
+            raise ValueError(f"{path} is given the batch in its second dimension (batch_first=False): its rows cannot be mixed")
     outer, model.switch.rows = model.switch.rows, rows
+    handles = (model.register_forward_pre_hook(_count_rows, with_kwargs=True),
+               model.register_forward_hook(_forget_rows, always_call=True))
     try:
         yield
     finally:
         model.switch.rows = outer
+        for handle in handles:
+            handle.remove()
+
+
+def _count_rows(model, args, kw):
+    """Note how many rows a forward pass has; only token ids may be repeated, for the beams of a search."""
+    given = {**dict(zip(inspect.signature(model.forward).parameters, args)), **kw}
+    names = ("input_ids", "decoder_input_ids", "inputs_embeds", getattr(model, "main_input_name", ""), *given)
+    text = next((given[name] for name in names if isinstance(given.get(name), torch.Tensor)), None)
+    if text is not None:
+        ids = text.dim() == 2 and not text.is_floating_point()
+        model.switch.batch = len(text) if ids or len(text) % len(model.switch.rows) else len(model.switch.rows)
+
+
+def _forget_rows(model, args, out):
+    model.switch.batch = None
+
+
+def _batch_second(model, path):
+    """Whether a module around this layer says that it takes the batch second."""
+    around = [model.get_submodule(path.rsplit(".", i)[0]) for i in range(1, path.count(".") + 1)] + [model]
+    return any(getattr(m, "batch_first", True) is False for block in around for m in (block, *block.children()))

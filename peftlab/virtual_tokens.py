@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from peftlab.adapter import Format
+from peftlab.layers import input_table
 from peftlab.token_hooks import Reading, put_hooks_on
 
 
@@ -36,7 +37,9 @@ class VirtualTokens(nn.Module):
 
 def text_config(config):
     """The part of a configuration that describes the reader of text: in a vision-language model it lies inside."""
-    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "get_text_config"):
+        return config
+    return config.get_text_config(decoder=True)
 
 
 def cache_shape(config):
@@ -45,7 +48,8 @@ def cache_shape(config):
     named = lambda *names: next((n for n in (getattr(config, name, None) for name in names) if n), None)
     all_heads = named("decoder_attention_heads", "num_attention_heads")
     width = named("head_dim", "d_kv") or named("hidden_size", "d_model") // all_heads
-    return named("num_decoder_layers", "decoder_layers", "num_hidden_layers"), named("num_key_value_heads") or all_heads, width
+    shared = named("num_kv_heads") if named("new_decoder_architecture") else 1 if named("multi_query") else all_heads      # Falcon
+    return named("num_decoder_layers", "decoder_layers", "num_hidden_layers"), named("num_key_value_heads") or shared, width
 
 
 def encoder_decoder(model):
@@ -58,7 +62,7 @@ def refuse_unless_it_reads(model, method):
     if not hasattr(model, "get_input_embeddings") or config is None:
         raise ValueError(f"virtual tokens need a model of transformers, which a {name} is not")
     if getattr(model, "main_input_name", "input_ids") != "input_ids" \
-            or not isinstance(getattr(model.get_input_embeddings(), "weight", None), torch.Tensor):
+            or not isinstance(getattr(input_table(model), "weight", None), torch.Tensor):
         raise ValueError(f"virtual tokens stand among embedded token ids, and a {name} does not read any: use a method that "
                          "goes on layers, such as LoRA")
     config, (encoder, decoder) = text_config(config), parts(model)
@@ -71,12 +75,21 @@ def refuse_unless_it_reads(model, method):
         inner = getattr(decoder, "base_model", decoder)     # a head hands on what it does not know
         if "past_key_values" not in inspect.signature(inner.forward).parameters:
             raise ValueError(f"a {name} takes no past_key_values: there is no cache that a prefix could stand in")
-        if getattr(config, "num_kv_shared_layers", 0) or getattr(config, "global_head_dim", None) \
-                or any("attention" not in kind or "linear" in kind for kind in getattr(config, "layer_types", None) or ()):
+        if not _one_shape(config):
             raise ValueError(f"the layers of a {name} do not all have keys and values of their own, of one shape: a prefix "
                              "cannot stand in front of each")
     if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
         raise ValueError(f"a {name} counts positions along three axes, from its token ids, and a virtual token has none of them")
+
+
+def _one_shape(config):
+    """Whether each layer has keys and values of its own, and all of one shape."""
+    try:
+        cache_shape(config)
+    except RuntimeError:                                     # transformers' own: the shape differs from layer to layer
+        return False
+    kinds = getattr(config, "layer_types", None) or ()
+    return not getattr(config, "num_kv_shared_layers", 0) and all("attention" in kind and "linear" not in kind for kind in kinds)
 
 
 # ------------------------------------------------------------------------------------------------ on and off a model

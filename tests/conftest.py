@@ -1,7 +1,7 @@
 """All tests run after the models and texts are fetched, with the network cut and the Hub offline."""
 
+import gc
 import os
-import re
 import shutil
 import signal
 import sys
@@ -12,6 +12,10 @@ import pytest
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
+
+
+def pytest_addoption(parser):
+    parser.addoption("--load", type=int, default=7, help="submissions in the load run of the grader (default: one of each kind)")
 
 
 def pytest_configure(config):
@@ -31,31 +35,33 @@ def pytest_configure(config):
 
 # ---- tests in several workers: `-n 2 --dist loadfile`
 
+MUTANTS = "tests/classroom/test_checks.py::test_no_mechanical_mutant_is_accepted_that_nobody_has_explained"
 TOGETHER = {"tests/methods/test_methods_page.py": "tests/methods/test_ladder.py"}  # the page holds what the ladder found
-APART = re.compile(r"test_checks\.py::test_(?!no_wrong|the_published)|test_lessons\.py::test_an_untouched|test_load\.py::|test_records\.py::")
 LONGEST = (  # first, so that no worker is left with one of them at the end
-    "tests/methods/test_ladder.py",
-    "tests/classroom/test_checks.py::test_no_mechanical_mutant_is_accepted_that_nobody_has_explained",
-)
+    "tests/methods/test_ladder.py", "tests/classroom/test_grade.py", "tests/notebooks/test_lessons.py", "notebooks/",
+    "tests/notebooks/test_nbgrader.py", "tests/classroom/test_load.py", MUTANTS,
+)  # fmt: skip
 
 
 def unit(nodeid):
-    """What stays in one worker: a file, for its fixtures; of some files each test, which shares nothing with the others."""
+    """What stays in one worker: a file, for its fixtures and, of a notebook, its kernel."""
     file = nodeid.split("::")[0]
-    return nodeid if APART.search(nodeid) else TOGETHER.get(file, file)
+    return nodeid if nodeid == MUTANTS else TOGETHER.get(file, file)
 
 
 def place(nodeid):
-    """The long ones, then notebooks from the last on, then the rest."""
-    return next((i for i, start in enumerate(LONGEST) if unit(nodeid) == start), len(LONGEST) + ("notebooks/" not in nodeid))
+    return next((i for i, start in enumerate(LONGEST) if unit(nodeid).startswith(start)), len(LONGEST))
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are looked at
 def pytest_collection_modifyitems(items):
     for item in items:
         if "browser" in item.path.parts:
             item.add_marker("alone")
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: place(item.nodeid))
+    gc.collect()
+    gc.freeze()  # what was imported stays: walking it again and again took an eighth of some tests' time
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -274,7 +274,7 @@ def test_test_runs_everything(tasks, monkeypatch):
     ]
     assert len(called) == 6 and all(map(str.startswith, called, start))
     assert "tests notebooks" in called[-2].replace(os.sep, "/")
-    for option in ("--nbval ", "--nbval-current-env", "--nbval-cell-timeout=180", "tests/nbval-sanitize.cfg"):
+    for option in ("--nbval ", "--nbval-current-env", "--nbval-cell-timeout=600", "tests/nbval-sanitize.cfg"):
         assert option in called[-2]
 
 

@@ -6,8 +6,10 @@ A writer puts in prose and code only; what can be known from the exercise is add
 - A code cell between whose `### BEGIN SOLUTION` and `### END SOLUTION` a solution stands is an nbgrader solution cell.
 - A code cell that ends in `check("lora-forward", lora_forward)` is its grading cell: points and a hidden test on other
   inputs are added, and the hints follow, folded.
-- Before a cell `predict("lora-first-step")` the question stands in plain Markdown, reasons folded.
+- Before a cell `predict("lora-first-step")` the question stands in plain Markdown, the reason of each answer folded apart.
+- The header ends in a link to the glossary.
 - A cell tagged `heavy` (`# %% tags=["heavy"]`) takes more than a few seconds; grading leaves it out.
+- A cell tagged `hide-source` only draws: JupyterLab folds its code away, one click from view.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from .exercise import Question, find
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 CHECK = re.compile(r'^check\(\s*"([\w-]+)",\s*(.+)\)\s*$', re.MULTILINE)
+GLOSSARY = "[Glossary](../docs/glossary.md)"
 PREDICT = re.compile(r'^predict\("([\w-]+)"\)\s*$', re.MULTILINE)
 KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -80,9 +83,12 @@ def complete(name, source=None):
     cells, open_solutions = [], []
     for cell in lesson.cells:
         tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        folded_away = {"jupyter": {"source_hidden": True}} if "hide-source" in tags else {}
+        cell.metadata = nbformat.from_dict(({"tags": tags} if tags else {}) | folded_away)
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\{\{([\w-]+)\}\}", lambda m: headline(find(m[1])), cell.source)
+            if not cells:
+                cell.source += f"\n\n{GLOSSARY}: every term that stands in bold, in a sentence."
             cells.append(cell)
             continue
         asked, checked = PREDICT.search(cell.source), CHECK.search(cell.source)
@@ -142,10 +148,11 @@ def question_in_markdown(question):
     if not isinstance(question, Question):
         raise TypeError(f"{question.id} is no question")
     options = "\n".join(f"- *{k})* {text}" for k, (text, _) in question.options.items())
-    reasons = "\n".join(
-        f"- *{k})* {'Right. ' if k == question.right else ''}{reason}" for k, (_, reason) in question.options.items()
+    reasons = "\n\n".join(
+        folded(f"You chose {k}", f"{'Right. ' if k == question.right else ''}{reason}")
+        for k, (_, reason) in question.options.items()
     )
-    return f"**Predict.** {question.question}\n\n{options}\n\n" + folded("Chosen? What each answer says", reasons)
+    return f"**Predict.** {question.question}\n\n{options}\n\n" + folded("Chosen? Open your own answer", reasons)
 
 
 def fingerprint(notebook):

@@ -1,15 +1,17 @@
 """The learner's own copies of the lessons: solutions taken out, outputs cleared, and never overwritten once edited."""
 
+import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from datetime import date
 from pathlib import Path
 
 import nbformat
 
-from .build import CHECK, NOTEBOOKS, fingerprint, folded
+from .build import CHECK, GLOSSARY, NOTEBOOKS, fingerprint, folded
 
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(.*?)^[ \t]*### END SOLUTION[ \t]*\n?", re.MULTILINE | re.DOTALL)
 HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS[ \t]*\n?", re.MULTILINE | re.DOTALL)
@@ -22,6 +24,7 @@ def learner_copy(notebook):
     solutions, due = [], []  # solutions seen since the last check; those to fold in after the hints
     for cell in notebook.cells:
         cell = nbformat.from_dict(cell)
+        cell.source = cell.source.replace(GLOSSARY, "[Glossary](glossary.md)")  # which lies beside the copies
         if due and not cell.source.startswith("<details>"):
             copy.cells.append(due.pop())
         if cell.cell_type == "code":
@@ -63,16 +66,51 @@ def make_copies(work):
             _write(path, copy)
             said.append(f"{path.name}: your copy of the lesson")
         elif there != mark and there == given.get(path.name):
+            aside = _set_aside(path)
             _write(path, copy)
-            said.append(f"{path.name}: brought up to date (you had not changed it)")
+            kept = f"; what it had shown you is in {aside.name}" if aside else ""
+            said.append(f"{path.name}: brought up to date (you had not changed it{kept})")
         elif there != mark and mark != given.get(path.name) and not _already_beside(path, mark):
             beside = _free_name(path)
             _write(beside, copy)
             said.append(f"{beside.name}: the lesson has changed; your edited {path.name} stays as it is")
         if given.get(path.name) != mark:
-            given[path.name] = mark
-            _atomic(work / ".peftlab" / "copies.json", json.dumps(given, indent=1, sort_keys=True))
+            remember(work, given, path.name, mark)
+    _bring_glossary(work, given)
     return said
+
+
+def remember(work, given, name, mark):
+    """Note that a file was given to the learner with this content, so that what they write in it is known as theirs."""
+    given[name] = mark
+    (work / ".peftlab").mkdir(parents=True, exist_ok=True)
+    _atomic(work / ".peftlab" / "copies.json", json.dumps(given, indent=1, sort_keys=True))
+
+
+def _set_aside(path):
+    """A copy that was run keeps its outputs under another name, which is returned; None where nothing was run."""
+    if not any(cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells):
+        return None
+    aside = _free_name(path, "run")
+    path.rename(aside)
+    return aside
+
+
+def _bring_glossary(work, given):
+    """Put the glossary beside the lessons; one that was edited is left alone."""
+    source, path = NOTEBOOKS.parent / "docs" / "glossary.md", work / "glossary.md"
+    if not source.exists():
+        return
+    text = source.read_text(encoding="utf-8")
+    mark, there = _hash(text), _hash(path.read_text(encoding="utf-8")) if path.exists() else None
+    if there != mark and there in (None, given.get(path.name)):
+        _atomic(path, text)
+    if given.get(path.name) != mark and there in (None, mark, given.get(path.name)):
+        remember(work, given, path.name, mark)
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _remembered(work, said):
@@ -99,9 +137,9 @@ def _already_beside(path, mark):
     return any(_mark(other) == mark for other in path.parent.glob(f"{path.stem} (new *).ipynb"))
 
 
-def _free_name(path):
+def _free_name(path, what="new"):
     for n in range(1, 1000):
-        name = path.with_name(f"{path.stem} (new {date.today()}{f' {n}' if n > 1 else ''}).ipynb")
+        name = path.with_name(f"{path.stem} ({what} {date.today()}{f' {n}' if n > 1 else ''}).ipynb")
         if not name.exists():
             return name
     raise RuntimeError(f"too many new copies of {path.name} from today; delete some")
@@ -119,8 +157,17 @@ def _atomic(path, text):
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(beside, 0o644)
+        os.chmod(beside, _modes(path))
         os.replace(beside, path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+
+
+def _modes(path):
+    """Those the file has; else those that the user's umask gives a new one."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        os.umask(mask := os.umask(0o077))
+        return 0o666 & ~mask

@@ -1,5 +1,6 @@
 """Marks into nbgrader's own gradebook, each submission in one transaction, and what was graded already."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -8,7 +9,8 @@ import time
 import warnings
 from pathlib import Path
 
-from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table, Text, select
+from sqlalchemy import URL, Column, DateTime, Integer, MetaData, String, Table, Text, event, select
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError
 
 from .copies import SOLUTION, stub
@@ -67,46 +69,89 @@ class Marks:
             source = {"cell_type": cell.cell_type, "locked": is_locked(cell), "checksum": compute_checksum(cell)}
             self.book.update_or_create_source_cell(id, name, name, source=SOLUTION.sub(stub, cell.source), **source)
 
-    def is_graded(self, student, lesson, hash):
-        """Were these very bytes graded before?"""
-        where = GRADED.c.assignment == lesson, GRADED.c.student == student, GRADED.c.hash == hash
-        found = self.book.db.execute(select(GRADED.c.hash).where(*where)).first()
+    def row(self, student, lesson):
+        """What was written of a submission when it was last graded: its hash and its `summary`; None where it never was."""
+        where = GRADED.c.assignment == lesson, GRADED.c.student == student
+        found = self.book.db.execute(select(GRADED.c.hash, GRADED.c.results).where(*where)).first()
         self.book.db.rollback()
-        return found is not None
+        return {"hash": found.hash, "results": json.loads(found.results)} if found else None
 
-    def write(self, done, lesson):
-        """All marks and comments of a submission, and that it was graded: together or not at all."""
+    def write(self, done, lesson, keys, handed_in=None):
+        """All marks and comments of a submission, and that it was graded: together or not at all.
+
+        `keys` says what made each mark (`keys.keys`); exercises that were not graded now keep what they have.
+        """
         book, name = self.book, lesson.name
+        before = self.row(done.student, name)
         book.update_or_create_student(done.student)
-        book.update_or_create_submission(name, done.student)
-        for id, asked in lesson.exercises.items():
-            grade = book.find_grade(asked["grade_id"], name, name, done.student)
-            grade.auto_score = done.points[id][0]
-            grade.needs_manual_grade = grade.manual_score is not None  # as nbgrader does: a teacher's own mark stays
-            for number, cell in enumerate(asked["solutions"]):
-                comment = book.find_comment(cell, name, name, done.student)
-                result = done.results[id]
-                comment.auto_comment = f"{result.state}. {result.message}".strip() if number == 0 else None
+        book.update_or_create_submission(name, done.student, **({"timestamp": handed_in} if handed_in else {}))
+        told = summary(done)
+        told["keys"] = {id: keys[id] for id in done.results}
+        told["solutions"] = {id: [asked["grade_id"], *asked["solutions"]] for id, asked in lesson.exercises.items()}
+        if before and before["hash"] == done.hash:
+            for part in ("results", "keys"):
+                told[part] = {**before["results"].get(part, {}), **told[part]}
+        self._mark(done.student, name, told, done.results)
         row = {"assignment": name, "student": done.student}
         book.db.execute(GRADED.delete().where(*(GRADED.c[k] == v for k, v in row.items())))
-        row |= {"hash": done.hash, "seed": done.seed, "results": json.dumps(summary(done))}
+        row |= {"hash": done.hash, "seed": done.seed, "results": json.dumps(told)}
         book.db.execute(GRADED.insert().values(**row, at=datetime.datetime.now(datetime.UTC).replace(tzinfo=None)))
         book.db.commit()
 
+    def restore(self, student, lesson):
+        """Our marks and comments once more, where another program has replaced them. True where that was so."""
+        row = self.row(student, lesson)
+        if not row or "solutions" not in row["results"]:
+            return False
+        changed = self._mark(student, lesson, row["results"], row["results"]["results"])
+        self.book.db.commit()
+        return changed
 
-def _opened(url, tries=5):
-    """nbgrader's gradebook with all its tables and ours, though another grader may be making them at this moment."""
-    from nbgrader.api import Gradebook
+    def _mark(self, student, name, told, exercises):
+        """Set, but do not commit, the marks and comments of these exercises. True where one was not so already."""
+        book, changed = self.book, False
+        for id in exercises:
+            state, _, message, (points, _) = told["results"][id]
+            check, *solutions = told["solutions"][id]
+            grade = book.find_grade(check, name, name, student)
+            manual = grade.manual_score is not None  # as nbgrader does: a teacher's own mark stays
+            changed |= grade.auto_score != points
+            grade.auto_score, grade.needs_manual_grade = points, manual
+            for number, cell in enumerate(solutions):
+                comment = book.find_comment(cell, name, name, student)
+                text = f"{state}. {message}".strip() if number == 0 else None
+                changed |= comment.auto_comment != text
+                comment.auto_comment = text
+        return changed
 
+
+def _opened(url, patience=60):
+    """nbgrader's gradebook with all its tables and ours, though another program may be writing there at this moment."""
+    from nbgrader.api import Gradebook, InvalidEntry
+
+    _for_the_owner(url)
+    end = time.monotonic() + patience
     while True:
         try:
             book = Gradebook(url)
+            if book.engine.dialect.name == "sqlite":
+                event.listen(book.engine, "connect", lambda raw, _: raw.execute(f"PRAGMA busy_timeout = {1000 * patience}"))
+                book.db.remove()
+                book.engine.dispose()  # the connections of before do not wait so long
             GRADED.create(book.engine, checkfirst=True)
             return book
-        except DatabaseError:  # what the other one made is there at the next try
-            if (tries := tries - 1) == 0:
-                raise
+        except (DatabaseError, InvalidEntry) as error:  # what the other one made is there at the next try
+            if time.monotonic() > end:
+                raise OSError(f"the gradebook can't be opened: {str(getattr(error, 'orig', error))[:200]}") from error
             time.sleep(0.5)
+
+
+def _for_the_owner(url):
+    """Marks are for nobody else to read: a book that is not there yet is made so. One that is there keeps its modes."""
+    url = make_url(url)
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:") and not url.query:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(url.database, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _ids(lesson):
@@ -122,4 +167,5 @@ def summary(done):
 
 def default_url(submissions):
     """nbgrader's own place: gradebook.db in the course, beside the folder of submissions."""
-    return f"sqlite:///{Path(submissions).resolve().parent / 'gradebook.db'}"
+    path = Path(submissions).resolve().parent / "gradebook.db"
+    return URL.create("sqlite", database=str(path)).render_as_string()  # any name a folder may have

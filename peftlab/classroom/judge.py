@@ -5,10 +5,12 @@ The code runs in a `sandbox`; back comes what was seen, as plain values and tens
 
 import json
 import os
+import re
 import secrets
 import select
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -18,12 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import submissions, wire
-from .checking import Result, verdict
+from .cells import can_read
+from .checking import Result, observations, verdict
 from .exercise import find
 from .stripping import PACKAGE, stripped_package
 
+MACHINE, PATIENCE = 6, 10  # as the sandbox has them
+
 LIMITS = {"seconds": 60, "memory": 2 * 2**30, "processes": 32}
 LARGEST = 64 * 2**20  # bytes of observations that are read from one submission
+NOTES = 20  # sentences on what was out of order that are kept of one submission
 ENDS = {
     1: "It was still running after {seconds} seconds and was ended.",
     2: "It took more than {gigabytes:g} GB of memory and was ended.",
@@ -31,6 +37,10 @@ ENDS = {
     4: "It sent more than a notebook has to say and was ended.",
     5: "Its process died.",
 }
+
+
+class MachineTrouble(Exception):
+    """The grader's machine failed, not the submission: nothing is recorded, and the next run grades it."""
 
 
 @dataclass
@@ -44,6 +54,7 @@ class Graded:
     results: dict = field(default_factory=dict)  # exercise -> Result
     points: dict = field(default_factory=dict)  # exercise -> (given, most)
     notes: list = field(default_factory=list)
+    before: dict = field(default_factory=dict)  # exercise -> (given, most) of the same bytes, where that was another mark
 
     @property
     def total(self):
@@ -54,7 +65,11 @@ def sweep():
     """Remove the folders of graders that were killed: those of ours whose process is gone."""
     for left in Path(tempfile.gettempdir()).glob("peftlab-grade-*-*"):
         number = left.name.split("-")[2]
-        if number.isdigit() and left.stat().st_uid == os.getuid() and not Path("/proc", number).exists():
+        try:
+            ours = stat.S_ISDIR((found := left.lstat()).st_mode) and found.st_uid == os.getuid()
+        except OSError:
+            continue
+        if number.isdigit() and ours and not Path("/proc", number).exists():
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -64,72 +79,113 @@ class Sandbox:
     def __init__(self, limits=LIMITS, bare=False):
         self.limits, self.bubblewrap = dict(limits), None if bare else shutil.which("bwrap")
         sweep()
+        self.process = self.control = self.probe = None
         self.folder = tempfile.mkdtemp(prefix=f"peftlab-grade-{os.getpid()}-")
-        stripped_package(self.folder)
-        os.symlink(PACKAGE.parent / "data", Path(self.folder) / "data")
-        self.process = None
-        self.start()
+        try:
+            self.package, self.scratch = Path(self.folder, "package"), Path(self.folder, "scratch")
+            self.package.mkdir(), self.scratch.mkdir()
+            stripped_package(self.package)
+            os.symlink(PACKAGE.parent / "data", self.package / "data")
+            self.probe = Probe(self.folder)
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def start(self):
         self.control, theirs = socket.socketpair()
-        with theirs:
-            settings = json.dumps({**self.limits, "readable": _readable(self.folder)})
+        with theirs, open(Path(self.folder) / "said", "w+b") as said:
+            readable = _readable(self.package)
+            scratch = "/tmp/scratch" if self.bubblewrap else str(self.scratch)
+            settings = json.dumps({**self.limits, "readable": readable, "probe": self.probe.tells, "scratch": scratch})
             command = [sys.executable, "-s", "-m", "peftlab.classroom.sandbox", str(theirs.fileno()), settings]
             if self.bubblewrap:
-                command = [*_wrapped(self.bubblewrap, self.folder), *command]
+                command = [*_wrapped(self.bubblewrap, readable), *command]
             self.process = subprocess.Popen(
-                command, cwd="/", env=_environment(self.folder), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                command,
+                cwd="/",
+                env=_environment(self.package),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
             )
         self.control.settimeout(300)
-        hello = self.control.makefile().readline()
+        try:
+            hello = self.control.makefile().readline()
+        except OSError:
+            hello = ""
         if not hello:
-            raise RuntimeError("the sandbox did not start; what it said stands above")
+            why = clean(Path(self.folder, "said").read_bytes()[-600:].decode(errors="replace")).strip() or "it said nothing"
+            raise MachineTrouble(f"the sandbox did not start{' in bubblewrap' if self.bubblewrap else ''}: {why}")
         self.found = json.loads(hello)
+        if "failed" in self.found:
+            raise MachineTrouble(f"the sandbox can't be shut: {clean(self.found['failed'])}")
 
     def close(self):
-        self.control.close()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.control:
+            self.control.close()
+        if self.process:
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.close()
+        if self.probe:
+            self.probe.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def open(self):
+        """What is not shut off, in words: each was tried, by a process that was shut in as a submission is."""
+        return [what for what, worked in self.found["open"].items() if worked]
 
     def describe(self):
         """Which protections are there and which are not, for the report."""
-        network = "no network, no process but its own" if self.bubblewrap or self.found["apart"] else ""
-        files = "a file system it can read but not change" if self.bubblewrap or self.found["files"] else ""
-        has = "; ".join(filter(None, [network, files, "limits on time, memory, processes and output"]))
-        kind = "bubblewrap" if self.bubblewrap else "a bare child (no bubblewrap on this machine)"
-        missing = [w for w, there in (("network and processes", network), ("files", files)) if not there]
-        warning = f" NOT SHUT OFF: {', '.join(missing)}. Grade only people you trust." if missing else ""
-        return f"Sandbox: {kind}: {has}.{warning}"
+        kind = "bubblewrap" if self.bubblewrap else "a bare child (without bubblewrap)"
+        shut = [what for what, worked in self.found["open"].items() if not worked]
+        warning = f" NOT SHUT OFF: {', '.join(self.open)}. Grade only people you trust." if self.open else ""
+        return f"Sandbox: {kind}, limits on time, memory, processes and output. Tried and shut off: {', '.join(shut)}.{warning}"
 
     def run(self, job):
-        """The frames that came back, how it ended (a key of ENDS, 0 when well), and what was wrong with the frames."""
-        try:
-            return self._run(json.dumps(job).encode())
-        except (OSError, EOFError, IndexError):  # the warm process is gone or does not answer
-            self.process.kill()
-            self.close()
-            self.start()
-            return [], 5, ""
+        """The frames that came back, how it ended (a key of ENDS, 0 when well), and what was wrong with the frames.
+
+        Raises MachineTrouble where it could not be run to an end of its own, twice.
+        """
+        for _ in range(2):
+            try:
+                frames, status, wrong = self._run(json.dumps(job).encode())
+            except (OSError, EOFError, IndexError):  # the warm process is gone or does not answer
+                self.process.kill()
+                self.close()
+                self.start()
+                continue
+            if status != MACHINE:
+                return frames, status, wrong
+        raise MachineTrouble(
+            "this machine ended it, twice: was a process killed, is the memory or a disk full, is it too busy? "
+            "The same command grades it once that is mended"
+        )
 
     def _run(self, job):
-        with tempfile.TemporaryFile() as file:
-            file.write(job)
-            file.flush()
-            file.seek(0)
+        handle = os.memfd_create("job")
+        try:
+            os.write(handle, job)
+            os.lseek(handle, 0, os.SEEK_SET)
             inward, outward = os.pipe()
-            socket.send_fds(self.control, [b"x"], [file.fileno(), outward])
-            os.close(outward)
-        data, end = bytearray(), time.monotonic() + self.limits["seconds"] + 60
+            try:
+                socket.send_fds(self.control, [b"x"], [handle, outward])
+            finally:
+                os.close(outward)
+        finally:
+            os.close(handle)
+        data, end = bytearray(), time.monotonic() + PATIENCE * self.limits["seconds"] + 60
         with os.fdopen(inward, "rb", buffering=0) as pipe:
             while len(data) <= LARGEST:
                 if not select.select([pipe], [], [], max(0, end - time.monotonic()))[0]:
@@ -139,7 +195,7 @@ class Sandbox:
                 data += more
         if len(data) > LARGEST:
             self.control.sendall(b"x")
-        status = min(self.control.recv(1)[0], 5)
+        status = self.control.recv(1)[0]
         frames = []
         try:
             frames.extend(wire.unpack(data[:LARGEST]))
@@ -148,35 +204,77 @@ class Sandbox:
         return frames, status, ""
 
 
+class Probe:
+    """What a process in the sandbox tries to reach, to know that it can't: a file, a program that listens, this process."""
+
+    def __init__(self, folder):
+        self.folder = tempfile.mkdtemp(prefix="probe-", dir=folder)
+        Path(self.folder, "file").write_text("not for a submission to read")
+        self.sockets = [socket.create_server(("127.0.0.1", 0))]
+        self.tells = {
+            "folder": self.folder,
+            "port": self.sockets[0].getsockname()[1],
+            "abstract": f"peftlab-{secrets.token_hex(8)}",
+            "pid": os.getpid(),
+        }
+        for address in (f"{self.folder}/socket", "\0" + self.tells["abstract"]):
+            one = socket.socket(socket.AF_UNIX)
+            self.sockets.append(one)
+            one.bind(address)
+            one.listen()
+
+    def close(self):
+        for one in self.sockets:
+            one.close()
+
+
 def any_seed():
     """One nobody can know beforehand, and none that `check` uses. Small: some exercises make sizes of it."""
     return 2 + secrets.randbelow(9998)
 
 
-def grade(path, student, lesson, sandbox, seed):
-    """Grade one submission. Whatever it holds, this returns."""
+def grade(path, student, lesson, sandbox, seed, only=None):
+    """Grade one submission, or `only` some exercises of it. Whatever it holds, this returns.
+
+    Raises MachineTrouble or submissions.NotReadHere where the grader's machine does not let it be graded.
+    """
     done = Graded(student, lesson.name, seed=seed)
-    done.points = {e: (0, m["points"]) for e, m in lesson.exercises.items()}
+    wanted = {e: m for e, m in lesson.exercises.items() if only is None or e in only}
+    done.points = {e: (0, m["points"]) for e, m in wanted.items()}
     try:
         data, done.hash = submissions.read(path)
         texts, done.notes = submissions.solutions(data, lesson)
     except submissions.Unreadable as e:
-        done.results = {e_: Result(e_, "not yet", str(e)) for e_ in lesson.exercises}
+        done.results = {e_: Result(e_, "not yet", str(e)) for e_ in wanted}
         done.notes = [str(e)]
         return done
     cells = [[*c, texts.get(c[1])] if c[0] == "theirs" else c for c in lesson.cells]
-    cells = [c for c in cells if c[-1] is not None]
+    cells = [c for c in cells if c[-1] is not None and (c[0] != "check" or c[1] in wanted)]
+    _newer_syntax(data, texts)
     frames, status, wrong = sandbox.run({"seed": done.seed, "cells": cells})
     limits = {**sandbox.limits, "gigabytes": sandbox.limits["memory"] / 2**30}
     ended = ENDS[status].format(**limits) if status else ""
-    done.notes += filter(None, [ended, wrong and f"{wrong[0].upper()}{wrong[1:]}."])
+    done.notes = done.notes[:NOTES] + list(filter(None, [ended, wrong and f"{wrong[0].upper()}{wrong[1:]}."]))
     missing = ended or wrong or "Its process ended before this was observed"
-    for id, asked in lesson.exercises.items():
+    for id, asked in wanted.items():
         done.results[id] = _judge(id, [f for f in frames if isinstance(f, dict) and f.get("exercise") == id], done, missing)
         if not set(asked["solutions"]) & set(texts) and done.results[id].state == "not yet":
             done.results[id] = Result(id, "not attempted", "Its cell is not in the notebook.")
         done.points[id] = (asked["points"] if done.results[id] else 0, asked["points"])
     return done
+
+
+def _newer_syntax(data, texts):
+    """A MachineTrouble where a notebook of a newer Python than this has a cell that this one can't read."""
+    version = submissions.python_version(data)
+    if not version or version[:2] <= sys.version_info[:2]:
+        return
+    for id, text in texts.items():
+        if not can_read(text):
+            raise MachineTrouble(
+                f"the cell {id} can't be read by Python {sys.version_info[0]}.{sys.version_info[1]}, and the notebook was "
+                f"written with {version[0]}.{version[1]}: grade it with that one"
+            )
 
 
 def hash_of(path):
@@ -193,6 +291,8 @@ def tell(done):
     lines = [f"{clean(done.student)}, {done.lesson}: {given:g} of {most:g}"]
     lines += [f"  {note}" for note in map(clean, done.notes)]
     for id, result in done.results.items():
+        if id in done.before:
+            lines.append(f"  {id}: {done.points[id][0]:g} of {done.points[id][1]:g}, was {done.before[id][0]:g}")
         if not result and result.message not in done.notes:
             lines.append(f"  {id}: {result.state}. " + " ".join(result.message.split("\n")))
     return "\n".join(lines)
@@ -214,9 +314,21 @@ def _judge(id, frames, done, missing):
         seen = _believable(frame["seen"])
         result = verdict(find(id), seen, done.seed, lambda: _looks(frame.get("looks")))
     except Exception as e:  # noqa: BLE001 - what was sent has not the shape that an observation has
+        _still_judges(id, done.seed)
         done.notes.append(f"What was sent for {id} is no observation of this exercise ({type(e).__name__}).")
         return Result(id, "not yet", done.notes[-1])
     return Result(id, result.state, clean(result.message), result.slip, result.kind)
+
+
+def _still_judges(id, seed):
+    """Is the reference judged correct? Else what went wrong is this machine's: a MachineTrouble."""
+    try:
+        if verdict(find(id), observations(find(id), find(id).reference, seed), seed):
+            return
+        why = "its reference is not correct here"
+    except Exception as e:  # noqa: BLE001 - whatever this machine lacks
+        why = f"{type(e).__name__}: {e}"
+    raise MachineTrouble(f"{id} can't be judged on this machine ({clean(why)[:200]})")
 
 
 def _believable(seen):
@@ -231,57 +343,86 @@ def _looks(looks):
 
 
 def clean(text):
-    """A message that may hold a learner's words, for a terminal and for nbgrader's pages: no escapes, tags or links."""
+    """A message that may hold a learner's words, for a terminal and for nbgrader's pages, which read it as Markdown.
+
+    No escapes, tags, links (with an address or by a reference) or formulas, in which MathJax would take links as well.
+    """
     text = "".join(c if c.isprintable() or c == "\n" else " " for c in str(text)[:2000])
-    return text.replace("<", "‹").replace(">", "›").replace("](", "] (").replace("://", ": //")
+    text = text.replace("<", "‹").replace(">", "›").replace("$", "＄").replace("://", ": //")
+    return re.sub(r"\](?=[(\[:])|\\(?=[(\[]|begin)", r"\g<0> ", text)
 
 
 # ---------------------------------------------------------------- what the sandbox may see
 
 
-def _readable(folder):
+def _readable(package):
     """Files and folders that a learner's code may read: Python, its packages, the system's libraries, our models."""
     from peftlab.lab import sources
 
-    system = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/etc/passwd", "/dev/urandom"]
+    system = ["/lib64", "/usr/lib64", *Path("/").glob("lib/*-linux-gnu*"), *Path("/usr").glob("lib/*-linux-gnu*")]
+    system += filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+    system += ["/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime", "/dev/urandom"]
     system += ["/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu"]
-    packages = Path(sysconfig.get_paths()["purelib"])
-    python = [p for p in (sys.prefix, sys.base_prefix) if Path(p) not in packages.parents]
-    inside = [p for p in _but(Path(sys.prefix), packages) if p.name != "peftlab"]  # not the package, answers and all
-    data = [PACKAGE.parent / "data", sources.cache_dir()]
-    return [os.path.realpath(p) for p in (*system, folder, *python, *inside, *data) if os.path.exists(p)]
+    models = [f for n in sources.known() for f in (sources.folder(n), sources.fast_copy(n)) if f is not None]
+    wanted = [*system, package, PACKAGE.parent / "data", *_python(), *models]
+    return list(dict.fromkeys(os.path.realpath(p) for p in wanted if os.path.exists(p)))
+
+
+def _python():
+    """The interpreter and its packages, but not the package of ours, answers and all, and nothing else of a system's."""
+    packages, parts = Path(sysconfig.get_paths()["purelib"]), []
+    for prefix in map(Path, dict.fromkeys((sys.prefix, sys.base_prefix))):
+        parts += [prefix]
+        if prefix in (Path("/"), Path("/usr"), Path("/usr/local")):  # where much else lies
+            at = sysconfig.get_paths(vars={"installed_base": str(prefix), "installed_platbase": str(prefix)})
+            library = Path(sysconfig.get_config_var("LIBDIR") or prefix / "lib").glob("libpython*")
+            parts[-1:] = [Path(os.path.realpath(sys.executable)), Path(at["stdlib"]), Path(at["platstdlib"]), *library]
+    return [path for part in parts for path in _but(part, packages) if path.name != "peftlab"]
 
 
 def _but(folder, packages):
-    """What is in `folder`, opened up along the way to `packages` and there; no links, which may lead around it."""
+    """What is in `folder`, opened up along the way to `packages` and there; no links there, which may lead around it."""
+    if folder != packages and folder not in packages.parents:
+        yield folder
+        return
     for path in folder.iterdir():
-        if path.is_symlink():
-            continue
-        if path == packages or path in packages.parents:
+        if not path.is_symlink():
             yield from _but(path, packages)
-        else:
-            yield path
 
-def _wrapped(bwrap, folder):
+
+def _links(path, readable):
+    """The links on the way from `path` to the file itself that lie outside of what is readable."""
+    while os.path.islink(path):
+        if not any(path.startswith(f"{folder}/") for folder in readable):
+            yield path
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+
+
+def _wrapped(bwrap, readable):
     command = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    command += ["--tmpfs", "/tmp"]  # first: Python itself may live below it
-    for path in _readable(folder):
+    command += ["--uid", "1000", "--gid", "1000"]  # a first user could make no namespace of its own in there
+    command += ["--tmpfs", "/tmp", "--dir", "/tmp/scratch"]  # first: Python itself may live below it
+    for path in readable:
         if not path.startswith(("/proc", "/dev")):
             command += ["--ro-bind", path, path]
-    for link in ("/lib", "/lib64", "/bin"):
+    for link in ("/lib", "/lib64"):
         if os.path.islink(link):
             command += ["--symlink", os.readlink(link), link]
+    for link in _links(sys.executable, readable):
+        command += ["--symlink", os.readlink(link), link]
     if (own := Path(sysconfig.get_paths()["purelib"]) / "peftlab").exists():
         command += ["--tmpfs", str(own)]
     return [*command, "--proc", "/proc", "--dev", "/dev", "--chdir", "/", "--"]
 
 
-def _environment(folder):
+def _environment(package):
     """Nothing of the teacher's own: no address of a gradebook, no password."""
     keep = {k: v for k in ("PATH", "LANG", "PEFTLAB_CACHE", "LD_LIBRARY_PATH") if (v := os.environ.get(k))}
     return {
         **keep,
-        "PYTHONPATH": folder,
+        "PYTHONPATH": str(package),
+        "USER": "learner",
+        "LOGNAME": "learner",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

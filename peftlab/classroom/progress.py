@@ -85,7 +85,7 @@ def summary(lesson=None, path=None):
 def _of(exercise, happened):
     resets = [i for i, event in enumerate(happened) if event[2] == "reset"]
     happened = happened[resets[-1] + 1 :] if resets else happened
-    checks = [(datetime.fromisoformat(at), what) for at, _, what, _ in happened if what in CHECKS]
+    checks = [(when, what) for at, _, what, _ in happened if what in CHECKS and (when := _time(at))]
     solved = next((at for at, what in checks if what == "correct"), None)
     tried = any(what == "not yet" for _, what in checks)
     count = {w: sum(what == w for _, _, what, _ in happened) for w in ("hint", "solution")}
@@ -99,6 +99,15 @@ def _of(exercise, happened):
         "solution": bool(count["solution"]),
         "minutes": (solved - checks[0][0]).total_seconds() / 60 if solved else None,
     }
+
+
+def _time(text):
+    """When, or None where the record says something else."""
+    try:
+        when = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 class Board:
@@ -184,9 +193,16 @@ def reset(id, work=None, path=None):
     copy = work / f"{lesson}.ipynb"
     if not copy.exists():
         raise ValueError(f"there is no {copy}: `peftlab lab` makes your copies")
-    mine, fresh = nbformat.read(copy, as_version=4), learner_copy(_lesson(id))
+    try:
+        mine, fresh = nbformat.read(copy, as_version=4), learner_copy(_lesson(id))
+    except Exception as error:
+        raise ValueError(f"{copy.name} can't be read as a notebook ({type(error).__name__}); nothing was changed") from error
     stubs = {c.id: c.source for c in fresh.cells if c.id in {c.id for c in _cells(_lesson(id), id)}}
-    cells = [c for c in mine.cells if c.id in stubs]
+    names = {c.metadata.nbgrader.grade_id: c.id for c in fresh.cells if c.id in stubs and "nbgrader" in c.metadata}
+    for cell in mine.cells:  # a notebook of format 4.4 and before names no cells
+        if "id" not in cell and cell.metadata.get("nbgrader", {}).get("grade_id") in names:
+            cell.id = names[cell.metadata.nbgrader.grade_id]
+    cells = [c for c in mine.cells if c.get("id") in stubs]
     if len(cells) < len(stubs):
         raise ValueError(
             f"{copy.name} has not all the cells of {id} any more: delete or rename it, and `peftlab lab` makes a new one"
@@ -196,6 +212,9 @@ def reset(id, work=None, path=None):
     kept.write_text("\n\n".join(c.source for c in cells) + "\n", encoding="utf-8")
     for cell in cells:
         cell.source, cell.outputs, cell.execution_count = stubs[cell.id], [], None
+    if (mine.nbformat, mine.nbformat_minor) < (4, 5):
+        for cell in mine.cells:
+            cell.pop("id", None)
     _write(copy, mine)
     note(id, "reset", kept.name, path or work / "progress.sqlite")
     return kept

@@ -5,38 +5,40 @@ Three processes, one inside the other:
 - the *warm* one has imported torch and our own code, and waits. It never sees a submission.
 - the *watcher*, forked from it for one submission, counts seconds, memory and processes, and ends what goes too far.
 - the *runner*, forked from the watcher, gives up what it can: the network, other processes, every file but the libraries'
-  and a folder of its own (Linux namespaces and Landlock, where the kernel has them). Then it runs the cells, and writes
-  for each exercise what its answer was observed to do, as a frame (`wire`).
+  and a file system of its own in memory (`namespaces`, `landlock`, `seccomp`). Then it runs the cells, and writes for each
+  exercise what its answer was observed to do, as a frame (`wire`).
 
 The judge starts the warm one, inside bubblewrap where there is one, and believes nothing of what the runner writes.
+What can go wrong with the machine ends with a status of its own (MACHINE), and is nobody's mark.
 """
 
 import ctypes
 import json
-import linecache
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from . import checking, landlock, wire
+from . import cells, checking, landlock, namespaces, seccomp, wire
 from .exercise import NotAttempted, all_exercises
 from .relations import raised
 from .relations.evidence import further
 from .slicing import slice_cells
 
-DONE, TIME, MEMORY, PROCESSES, STOPPED, DIED = range(6)  # what the watcher ends with
-NEW_USER, NEW_PID, NEW_NET, NEW_IPC = 0x10000000, 0x20000000, 0x40000000, 0x08000000
+DONE, TIME, MEMORY, PROCESSES, STOPPED, DIED, MACHINE = range(7)  # what the watcher ends with
 OUTPUT = 16 * 2**20  # bytes a learner's code may print, or write to one file
+DISK, FILES = 64 * 2**20, 4096  # bytes and files a learner's code may write in all
 TOLD = 500  # characters of an error's text
+PATIENCE = 10  # a busy machine may take so many times the seconds that a submission has
 
 
 # ---------------------------------------------------------------- the warm process
@@ -50,75 +52,162 @@ def main(control, settings):
     from .observing import tiny_bert, tiny_llama
 
     tiny_bert(0), tiny_llama(0)
-    _prctl(4, 0)  # PR_SET_DUMPABLE: no other process of this user may look into this one
-    control.sendall(json.dumps(_try_out(settings)).encode() + b"\n")
+    settings["apart"] = _trial(lambda: namespaces.apart(settings["scratch"], DISK, FILES))
+    control.sendall(json.dumps(_attempted(settings)).encode() + b"\n")
     while True:
         message, handles, _, _ = socket.recv_fds(control, 1, 2)
         if not message:
             return
         if (pid := os.fork()) == 0:
-            status = DIED
+            status = MACHINE
             try:
                 status = watch(control, *handles, settings)
             finally:
                 os._exit(status)
         for handle in handles:
             os.close(handle)
-        control.sendall(bytes([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF]))
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        control.sendall(bytes([status if 0 <= status <= MACHINE else MACHINE]))
 
 
-def _try_out(settings):
-    """Which protections this kernel gives: tried in a process that then ends."""
+def _trial(attempt):
+    """Does this work, in a process that then ends?"""
     if (pid := os.fork()) == 0:
-        apart = _apart()
-        os._exit((1 if apart else 0) | (2 if landlock.restrict(settings["readable"], []) else 0))
-    bits = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return {"apart": bool(bits & 1), "files": bool(bits & 2), "landlock": landlock.version()}
+        try:
+            os._exit(0 if attempt() else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _attempted(settings):
+    """Which of the `attempts` succeed for a process that was shut in as a submission will be; {"failed": why} if none can be."""
+    inward, outward = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            _prctl(4, 0)
+            scratch = own_folder(settings)
+            if os.fork() == 0:
+                try:
+                    shut_in(scratch, settings, keep=(outward,))
+                    os.write(outward, json.dumps({"open": attempts(settings["probe"])}).encode())
+                except BaseException as error:  # noqa: BLE001 - the judge says it
+                    os.write(outward, json.dumps({"failed": told(error)}).encode())
+                finally:
+                    os._exit(0)
+            os.wait()
+        finally:
+            os._exit(0)
+    os.close(outward)
+    with os.fdopen(inward, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(pid, 0)
+    return json.loads(said or b'{"failed": "nothing can be shut in here"}')
+
+
+def attempts(probe):
+    """{what is shut off: did it work all the same?}, each tried on what the judge put there for it."""
+    there = f"{probe['folder']}/file"
+
+    def socket_of(kind, address):
+        with socket.socket(kind) as one:
+            one.settimeout(2)
+            one.connect(address)
+
+    def written():
+        with open(f"{probe['folder']}/another", "w") as file:
+            file.write("x")
+
+    def bounded():
+        if (found := os.statvfs(".")).f_blocks * found.f_frsize <= DISK:
+            raise OSError
+
+    tries = {
+        "the network": [lambda: socket_of(socket.AF_INET, ("127.0.0.1", probe["port"]))],
+        "sockets of other programs": [
+            lambda: socket_of(socket.AF_UNIX, f"{probe['folder']}/socket"),
+            lambda: socket_of(socket.AF_UNIX, "\0" + probe["abstract"]),
+        ],
+        "other processes": [
+            lambda: os.kill(probe["pid"], 0),
+            lambda: open(f"/proc/{probe['pid']}/environ", "rb").close(),
+            lambda: os.getpriority(os.PRIO_PROCESS, probe["pid"]) and None or os.setpriority(os.PRIO_PROCESS, probe["pid"], 0),
+        ],
+        "reading files": [lambda: open(there, "rb").close(), lambda: os.listdir(probe["folder"])],
+        "writing files": [
+            lambda: open(there, "r+b").close(), written, lambda: os.truncate(there, 1), lambda: os.unlink(there),
+        ],
+        "modes, times and attributes of files": [
+            lambda: os.chmod(there, 0o600), lambda: os.utime(there), lambda: os.setxattr(there, "user.peftlab", b"1"),
+        ],
+        "disk and memory without bound": [bounded, lambda: os.close(os.memfd_create("probe"))],
+    }
+    return {what: any(map(_works, ways)) for what, ways in tries.items()}
+
+
+def _works(attempt):
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
 
 
 def _prctl(option, value):
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _apart():
-    """The next process forked sees no network and no process but its own. False where the kernel does not allow it."""
-    unshare = ctypes.CDLL(None, use_errno=True).unshare
-    return unshare(NEW_USER | NEW_PID | NEW_NET | NEW_IPC) == 0
-
-
 # ---------------------------------------------------------------- the watcher
+
+
+def own_folder(settings):
+    """The folder of one submission; the processes forked from now on are apart, where the kernel allows it."""
+    if not settings["apart"]:
+        return tempfile.mkdtemp(dir=settings["scratch"])
+    if not namespaces.apart(settings["scratch"], DISK, FILES):
+        raise OSError("the kernel gives no namespaces any more")
+    return settings["scratch"]
 
 
 def watch(control, job, out, settings):
     """Run one submission and end it when it goes too far; what is left of it is gone when this returns."""
     _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: a process whose parent ended becomes ours, and is found below
     _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not without the warm process
-    scratch = tempfile.mkdtemp(prefix="peftlab-")
-    _apart()
+    _prctl(4, 0)  # PR_SET_DUMPABLE: no other process of this user may look into this one
+    scratch = own_folder(settings)
+    inherited = _own_memory(os.getpid())
+    ready, tell = os.pipe()
     if (pid := os.fork()) == 0:
         try:
             control.close()
-            shut_in(scratch, settings, keep=(job, out))
-            run(job, out, settings["seconds"] / 4)
+            clock = _clock("self")
+            shut_in(scratch, settings, keep=(job, out, tell, clock))
+            os.write(tell, b"r")
+            os.close(tell)
+            run(job, out, settings["seconds"] / 4, clock)
         finally:
             os._exit(0)
-    os.close(out)
-    end, inherited = _now() + settings["seconds"], _own_memory(os.getpid())
-    status = None
+    os.close(out), os.close(tell)
+    start, clock, status = _now(), _clock(pid), None
     while status is None:
-        told, _, _ = select.select([control], [], [], 0.02)
+        asked, _, _ = select.select([control], [], [], 0.02)
         family = _offspring(os.getpid())
-        if told:
+        waited = _waited(clock)
+        if asked:
             control.recv(1)
             status = STOPPED  # the judge has read enough, or is gone
-        elif _now() > end:
+        elif _now() - start - waited > settings["seconds"]:
             status = TIME
+        elif _now() - start > PATIENCE * settings["seconds"]:
+            status = MACHINE
         elif len(family) > settings["processes"]:
             status = PROCESSES
         elif sum(max(0, _own_memory(p) - inherited) for p in family) > settings["memory"]:
             status = MEMORY
-        elif (ended := os.waitpid(pid, os.WNOHANG))[0]:
-            pid, status = 0, DIED if os.WIFSIGNALED(ended[1]) else DONE
+        else:
+            ended, how, used = os.wait4(pid, os.WNOHANG)
+            if ended:
+                pid, status = 0, _meant(how, used, settings)
     if pid:
         os.kill(pid, signal.SIGKILL)
     while family := _offspring(os.getpid()):
@@ -129,12 +218,46 @@ def watch(control, job, out, settings):
                 continue
         while _reap():
             continue
-    shutil.rmtree(scratch, ignore_errors=True)
+    if not os.read(ready, 1):
+        return MACHINE  # it ended before a line of the learner's ran
+    if not settings["apart"]:
+        _remove(scratch)
     return status
+
+
+def _meant(how, used, settings):
+    """What it means that the runner ended so. It is the first process of its own world: nothing in there can kill it."""
+    if os.WIFSIGNALED(how) and os.WTERMSIG(how) == signal.SIGKILL:
+        if used.ru_utime + used.ru_stime > settings["seconds"]:
+            return TIME  # the limit on the processor's seconds
+        return MACHINE if settings["apart"] else DIED
+    return DIED if os.WIFSIGNALED(how) else DONE
+
+
+def _remove(folder):
+    """Whatever its modes and however deep."""
+    subprocess.run(["chmod", "-R", "u+rwX", folder], check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(["rm", "-rf", folder], check=False, stderr=subprocess.DEVNULL)
 
 
 def _now():
     return os.times().elapsed
+
+
+def _clock(process):
+    """An open file that tells how long a process ran and waited; -1 where this kernel has none."""
+    try:
+        return os.open(f"/proc/{process}/schedstat", os.O_RDONLY)
+    except OSError:
+        return -1
+
+
+def _waited(clock):
+    """Seconds that a process was ready to run and the machine had no processor for it; `clock` is its open schedstat."""
+    try:
+        return int(os.pread(clock, 100, 0).split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _reap():
@@ -160,21 +283,22 @@ def _offspring(ancestor):
 
 
 def _own_memory(pid):
-    """Bytes that only this process holds; zero once it is gone."""
+    """Bytes that no file stands behind, shared ones too; zero once it is gone."""
     try:
-        _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
-    except (OSError, ValueError):
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem", "VmSwap", "VmPTE")))
+    except (OSError, ValueError, IndexError):
         return 0
-    return (resident - shared) * resource.getpagesize()
 
 
 # ---------------------------------------------------------------- the runner
 
 
 def shut_in(scratch, settings, keep):
-    """Nothing open but the job and the answer, a folder of its own to write in, limits, and Landlock."""
+    """Nothing open but `keep`, a folder of its own to write in, limits, and no way out. An OSError where one is refused."""
+    os.chdir(scratch)
     null = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(f"{scratch}/.output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(".output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for wanted, handle in enumerate((null, output, output)):
         os.dup2(handle, wanted)
     for handle in map(int, os.listdir("/proc/self/fd")):
@@ -184,7 +308,6 @@ def shut_in(scratch, settings, keep):
             except OSError:
                 continue
     os.setsid()
-    os.chdir(scratch)
     os.environ.update(HOME=scratch, TMPDIR=scratch)
     tempfile.tempdir = None
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -192,7 +315,7 @@ def shut_in(scratch, settings, keep):
         "AS": size + settings["memory"],
         "CPU": int(settings["seconds"]) + 5,
         "FSIZE": OUTPUT,
-        "NPROC": _tasks_of_user() + settings["processes"],
+        "NPROC": _tasks_of_user() + settings["processes"] + 256,  # others of this user start some meanwhile
         "NOFILE": 256,
         "CORE": 0,
     }
@@ -201,7 +324,10 @@ def shut_in(scratch, settings, keep):
         hard = resource.getrlimit(which)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(which, (limit, limit))
-    landlock.restrict(settings["readable"], [scratch, os.devnull])
+    restricted = landlock.restrict(settings["readable"], [scratch, os.devnull])
+    if landlock.version() and not restricted or settings["apart"] and not namespaces.powerless():
+        raise OSError("the kernel does not shut this in any more")
+    seccomp.refuse(seccomp.NEVER if settings["apart"] else {**seccomp.NEVER, **seccomp.OTHERWISE})
 
 
 def _tasks_of_user():
@@ -215,33 +341,65 @@ def _tasks_of_user():
     return count
 
 
-def run(job, out, seconds):
+def run(job, out, seconds, clock):
     """The cells in their order; after those of an exercise, its answer is observed and a frame written."""
     with os.fdopen(job) as file:
         job = json.load(file)
     module = types.ModuleType("__main__")
-    module.display = module.get_ipython = lambda *args, **kwargs: None
+    shell = cells.Shell(module.__dict__)
+    module.display, module.get_ipython = lambda *args, **kwargs: None, lambda: shell
     sys.modules["__main__"] = module
     # a check inside a learner's cell says nothing here: there is nothing to compare with
     checking.check = lambda exercise, *args, **kwargs: checking.Result(str(exercise), "not attempted")
-    signal.signal(signal.SIGALRM, _too_long)
+    alarm = Alarm(seconds, clock)
     failed = ""
     for number, (kind, *rest) in enumerate(slice_cells(job["cells"])):
-        signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+        alarm.set()
         try:
             if kind == "check":
-                frame = {"exercise": rest[0], **observed(module, *rest, job["seed"], failed)}
+                with _usual_numbers():
+                    frame = {"exercise": rest[0], **observed(module, *rest, job["seed"], failed)}
             else:
-                _execute(module, f"<cell {number}>", rest[-1])
+                cells.execute(rest[-1], f"<cell {number}>", module.__dict__)
         except BaseException as error:  # noqa: BLE001 - SystemExit is a learner's to raise too
             frame = {"exercise": rest[0], "state": "error", "told": told(error)}
             failed = frame["told"] if kind == "theirs" else failed
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            alarm.off()
         if kind == "check":
             failed = ""
             with open(out, "wb", closefd=False) as pipe:
                 pipe.write(wire.pack(frame))
+
+
+@contextmanager
+def _usual_numbers():
+    """A cell may have changed the default dtype; the judge's inputs are drawn with the usual one."""
+    changed = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(changed)
+
+
+class Alarm:
+    """Ends one step with a TimeoutError after so many seconds, less those in which the machine had no processor for it."""
+
+    def __init__(self, seconds, clock):
+        self.seconds, self.clock = seconds, clock
+        signal.signal(signal.SIGALRM, self.rings)
+
+    def set(self):
+        self.start, self.before = _now(), _waited(self.clock)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds, 1)
+
+    def off(self):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def rings(self, *_):
+        if _now() - self.start - (_waited(self.clock) - self.before) >= self.seconds:
+            raise TimeoutError("it took too long")
 
 
 def observed(module, exercise, expression, seed, failed):
@@ -275,23 +433,6 @@ def _goes(name, value):
 
 def told(error):
     return raised.explain(error)[:TOLD]
-
-
-def _execute(module, name, source):
-    """Run a cell; lines of IPython's own (`%timeit`, `!pip`) are left out where it is no Python with them."""
-    try:
-        code = compile(source, name, "exec")
-    except SyntaxError:
-        lines = ["" if line.startswith(("%", "!")) else line for line in source.split("\n")]
-        if source.startswith("%%") or lines == source.split("\n"):
-            raise
-        code = compile("\n".join(lines), name, "exec")
-    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    exec(code, module.__dict__)  # noqa: S102 - that is what a sandbox is for
-
-
-def _too_long(*_):
-    raise TimeoutError("it took too long")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ names it uses are wanted as well.
 import ast
 import symtable
 
+from .cells import texts
+
 
 def slice_cells(cells):
     """The same list with ours cut down to what is wanted; those that are empty then are left out."""
@@ -29,11 +31,12 @@ def slice_cells(cells):
 
 def uses(source):
     """The names that some code takes from its module; none where it is no Python."""
-    try:
-        tables = [symtable.symtable(source, "cell", "exec")]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
-    names = set()
+    tables, names = [], set()
+    for text in texts(source):
+        try:
+            tables.append(symtable.symtable(text, "cell", "exec"))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
     while tables:
         table = tables.pop()
         tables += table.get_children()

@@ -3,6 +3,8 @@
 The layout is nbgrader's: SUBMISSIONS/student/lesson/lesson.ipynb.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -10,18 +12,24 @@ import re
 import stat
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
 
-from .build import CHECK, NOTEBOOKS
+from .build import CHECK, NOTEBOOKS, lessons
 
 LARGEST = 32 * 2**20  # bytes of a notebook, pictures and all
 LONGEST = 100_000  # characters of one cell
+NESTED, VALUES = 400_000, 4_000_000  # brackets and commas of a notebook: what it takes in memory
 
 
 class Unreadable(Exception):
     """Why a submission can't be graded at all, in a sentence."""
+
+
+class NotReadHere(Exception):
+    """This machine can't read it; another, or this one later, may. It is nobody's mark."""
 
 
 @dataclass
@@ -32,6 +40,7 @@ class Lesson:
     notebook: object
     cells: list = field(default_factory=list)  # as slicing has them; "theirs" without a text yet
     exercises: dict = field(default_factory=dict)  # id -> {"grade_id", "points", "solutions": [grade_id, ...]}
+    keys: dict = field(default_factory=dict)  # id -> what decides its mark (`keys.keys`)
 
 
 def lesson_named(name, course=None):
@@ -56,18 +65,50 @@ def lesson_named(name, course=None):
     return lesson
 
 
-def nameless(folder):
-    """The folders whose name no gradebook can hold: control characters, bytes that are no text, over 100 characters."""
-    return sorted(p for p in Path(folder).iterdir() if not p.name.isprintable() or len(p.name) > 100)
-
-
 def all_submissions(folder):
-    """(student, lesson, path) for each folder that could hold one, in order; links and `nameless` are not followed."""
-    passed = set(nameless(folder))
-    for student in sorted(p for p in Path(folder).iterdir() if p not in passed and p.is_dir() and not p.is_symlink()):
-        for lesson in sorted(p for p in student.iterdir() if p.is_dir() and not p.is_symlink()):
-            if (NOTEBOOKS / f"{lesson.name}.ipynb").exists():
-                yield student.name, lesson.name, lesson / f"{lesson.name}.ipynb"
+    """[(student, lesson, path)] in order, for each folder that could hold one; and [(name, why)] for what was passed over."""
+    found, passed = [], []
+    known = {re.sub(r"\W", "", name).lower(): name for name in lessons()}
+    for student in _folders(Path(folder), "", passed):
+        nested = _folders(student, f"{student.name}/", passed, lambda p: known.get(re.sub(r"\W", "", p.stem).lower()))
+        for lesson in nested:
+            shown, meant = f"{student.name}/{lesson.name}", known.get(re.sub(r"\W", "", lesson.name).lower())
+            if lesson.name == meant:
+                found.append((student.name, meant, lesson / f"{meant}.ipynb"))
+            elif meant:
+                passed.append((shown, f"name the folder {meant}."))
+            elif any(lesson.glob("*.ipynb")):
+                passed.append((shown, f"no lesson is called so; there are: {', '.join(lessons())}."))
+    return found, passed
+
+
+def _folders(folder, shown, passed, lesson_of=lambda path: None):
+    """The folders in one, in order; for what else is there and should not be passed over in silence, a reason in `passed`."""
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as e:
+        passed.append((shown.rstrip("/"), f"its folder can't be read: {e.strerror}."))
+        return []
+    kept = []
+    for path in inside:
+        try:
+            link, is_folder = path.is_symlink(), path.is_dir()
+        except OSError as e:
+            passed.append((shown + path.name, f"it can't be looked at: {e.strerror}."))
+            continue
+        if path.name.startswith(".") or not is_folder and path.suffix != ".ipynb":
+            continue
+        if not path.name.isprintable() or len(path.name) > 100:
+            passed.append((shown + path.name, "rename the folder as the student is called." if not shown else "rename it."))
+        elif link and is_folder:
+            passed.append((shown + path.name, "it is a link, and links are not followed."))
+        elif not is_folder:
+            name = lesson_of(path) or "LESSON"
+            where = f"{shown or 'STUDENT/'}{name}/{name}.ipynb"
+            passed.append((shown + path.name, f"a submission's place is {where}."))
+        else:
+            kept.append(path)
+    return kept
 
 
 def read(path):
@@ -77,15 +118,34 @@ def read(path):
     except FileNotFoundError:
         raise Unreadable(f"There is no {path.name}.") from None
     except OSError as e:
+        if e.errno not in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
+            raise NotReadHere(f"{path.name} can't be read on this machine: {e.strerror}") from None
         raise Unreadable(f"{path.name} can't be opened, or is a link: {e.strerror}.") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise Unreadable(f"{path.name} is not a file.")
     with os.fdopen(handle, "rb") as file:
-        data = file.read(LARGEST + 1)
+        try:
+            data = file.read(LARGEST + 1)
+        except OSError as e:
+            raise NotReadHere(f"{path.name} can't be read on this machine: {e.strerror}") from None
     if len(data) > LARGEST:
         raise Unreadable(f"{path.name} is larger than {LARGEST // 2**20} MB.")
     return data, hashlib.sha256(data).hexdigest()
+
+
+def handed_in(path):
+    """When, in UTC: as nbgrader's timestamp.txt beside the notebook has it, else the notebook's own time; None without both."""
+    from nbgrader.utils import parse_utc
+
+    try:
+        handle = os.open(path.parent / "timestamp.txt", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            return parse_utc(file.read(100).decode().strip())
+    except Exception:  # noqa: BLE001 - none, or whatever a stranger wrote into it
+        with contextlib.suppress(OSError):
+            return datetime.fromtimestamp(path.lstat().st_mtime, UTC).replace(tzinfo=None, microsecond=0)
+    return None
 
 
 def solutions(data, lesson):
@@ -93,6 +153,8 @@ def solutions(data, lesson):
 
     Which ids count, what they are worth and what surrounds them is ours; from the submission comes the text alone.
     """
+    if data.count(b"[") + data.count(b"{") > NESTED or data.count(b",") > VALUES:
+        raise Unreadable("This is no notebook (it holds more values than a notebook has).")
     try:
         notebook = json.loads(data.decode("utf-8"))
         cells = [c for c in notebook["cells"] if isinstance(c, dict)]
@@ -100,25 +162,34 @@ def solutions(data, lesson):
         why = "it is empty" if not data.strip() else f"{type(e).__name__}: {e}"[:120]
         raise Unreadable(f"This is no notebook ({why}).") from None
     asked = [c[1] for c in lesson.cells if c[0] == "theirs"]
-    found, notes = {}, []
+    found, notes = {}, {}  # each sentence once
     for cell in cells:
         id, text = _grade_id(cell), cell.get("source", "")
         text = "".join(text) if isinstance(text, list) and all(isinstance(t, str) for t in text) else text
         if id not in asked:
             continue
         if cell.get("cell_type") != "code" or not isinstance(text, str):
-            notes.append(f"The cell {id} holds no code.")
+            notes[f"The cell {id} holds no code."] = 1
         elif len(text) > LONGEST:
-            notes.append(f"The cell {id} is longer than {LONGEST:,} characters: it was not run.")
+            notes[f"The cell {id} is longer than {LONGEST:,} characters: it was not run."] = 1
         else:
             found[id] = text  # of several with one id the last, as nbgrader has it
-    given = Counter(filter(None, map(_grade_id, cells)))
+    notes, given = list(notes), Counter(filter(None, map(_grade_id, cells)))
     ours = {g for c in lesson.notebook.cells if (g := _grade_id(c))}
     notes += [f"{n} cells are called {id}; only the last counts." for id, n in given.items() if n > 1 and id in ours]
     notes += [f"There is no cell {id}: was its metadata lost, or its name changed?" for id in asked if id not in given]
     if not set(given) & ours:
         notes = [f"None of the cells that {lesson.name} asks for is here: is this another lesson's notebook?"]
     return found, notes + _tampered(cells, lesson)
+
+
+def python_version(data):
+    """The version of Python whose kernel last saved the notebook, as (3, 14); None where it does not say."""
+    try:
+        first, second = json.loads(data)["metadata"]["language_info"]["version"].split(".")[:2]
+        return int(first), int(second)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _grade_id(cell):

@@ -13,6 +13,8 @@ from safetensors.torch import load, save
 from .exercise import Near
 
 LENGTHS = struct.Struct(">II")
+TEXT = 2**20  # bytes of JSON in a frame, and of the header of its tensors
+FRAMES = 256  # that are read of one submission
 PLAIN = (str, bool, int, float, type(None))
 
 
@@ -26,10 +28,13 @@ def pack(frame):
 
 def unpack(data):
     """Each frame in some bytes; whatever follows the last whole one is left out. A ValueError says what is wrong."""
-    data = memoryview(data)
+    data, count = memoryview(data), 0
     while len(data) >= LENGTHS.size:
         text, tensors = LENGTHS.unpack_from(data)
         end = LENGTHS.size + text + tensors
+        header = int.from_bytes(data[LENGTHS.size + text :][:8], "little") if tensors else 0
+        if (count := count + 1) > FRAMES or text > TEXT or header > TEXT:
+            raise ValueError("what came out of the sandbox can't be read (more of it than an exercise has)")
         if len(data) < end:
             break
         yield _frame(bytes(data[LENGTHS.size : LENGTHS.size + text]), bytes(data[LENGTHS.size + text : end]))

@@ -12,6 +12,7 @@ _HOME = {  # name -> the module that has it
     "sentiment": "texts",
     "retrieval": "texts",
     "train": "training",
+    "SaveAdapter": "checkpoints",
     "SourceError": "sources",
     "fetch": "sources",
 }

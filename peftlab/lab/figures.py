@@ -142,12 +142,18 @@ def low_rank(d_in=9, d_out=6, r=2):
     return fig
 
 
-def lines(x, series, title, xlabel, ylabel, marks=8):
-    """Lines over a plain x: `series` maps names to values; about `marks` markers on each line."""
+def lines(x, series, title, xlabel, ylabel, marks=8, points=()):
+    """Lines over a plain x: `series` maps names to values; about `marks` markers on each line.
+
+    points: the names of those that are drawn as open markers without a line, so that a line they lie on can be seen.
+    """
     fig = Figure(figsize=(8.2, 3.6), layout="constrained")
     axes = fig.subplots()
     every = max(1, len(x) // marks)
     for i, (name, y) in enumerate(series.items()):
+        if name in points:
+            axes.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markersize=10, linestyle="none", fillstyle="none", label=name)
+            continue
         offset = i * every // max(1, len(series))            # markers of two lines that coincide stand side by side
         axes.plot(x, y, color=PALETTE[i], marker=MARKERS[i], markevery=(offset, every), label=name)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None), xlim=(0, None))
@@ -169,8 +175,8 @@ def lost_in_merge(sizes, lost, yours=()):
     axes.axhline(1, color="black", linestyle=":", linewidth=1)
     axes.set(
         title="What rounding takes from an update when it is merged",
-        xlabel="size of the update, as a share of the weight's",
-        ylabel="share of the update lost",
+        xlabel="norm of the update / norm of the weight",
+        ylabel="norm of what is lost / norm of the update",
     )
     fig.legend(loc="outside right center", frameon=False)
     return fig
@@ -183,21 +189,21 @@ def growth(updates, title):
     limit = colour_limit(updates.values())
     for axes, (step, update) in zip(panels, updates.items()):
         image = axes.imshow(update.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
-        axes.set(title=f"step {step}", xlabel="what enters", xticks=[], yticks=[])
-    panels[0].set_ylabel("what leaves")
+        axes.set(title=f"step {step}", xlabel="inputs", xticks=[], yticks=[])
+    panels[0].set_ylabel("outputs")
     fig.colorbar(image, ax=panels, label="change of one weight", extend="both")
     fig.suptitle(title)
     return fig
 
 
-def matrices(panels, title):
+def matrices(panels, title, label="entry of the matrix"):
     """Small heat maps side by side on one colour scale: `panels` maps a name to a (d_out, d_in) tensor."""
     fig = Figure(figsize=(8.2, 1.6), layout="constrained")
     limit = colour_limit(panels.values())
     for axes, (name, matrix) in zip(fig.subplots(1, len(panels)), panels.items()):
         image = axes.imshow(matrix.numpy(), cmap="PuOr", vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set(title=name, xticks=[], yticks=[])
-    fig.colorbar(image, ax=fig.axes, label="change", extend="both")
+    fig.colorbar(image, ax=fig.axes, label=label, extend="both")
     fig.suptitle(title)
     return fig
 
@@ -248,10 +254,10 @@ def small_vectors():
     return fig
 
 
-def intervals(labels, series, title, xlabel, ylabel, band=None, levels=()):
+def intervals(labels, series, title, xlabel, ylabel, band=None, levels=(), joined=True):
     """Means with intervals over a few categories: `series` maps a name to one (mean, half width) per label, or None.
 
-    band: (low, high, name), a shaded range of y; levels: name -> a dotted line.
+    band: (low, high, name), a shaded range of y; levels: name -> a dotted line; joined: by a line, for categories in an order.
     """
     fig = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = fig.subplots()
@@ -261,7 +267,8 @@ def intervals(labels, series, title, xlabel, ylabel, band=None, levels=()):
         shift = 0.07 * (i - (len(series) - 1) / 2)           # side by side, so that no interval hides another
         kept = [(x + shift, *point) for x, point in enumerate(points) if point]
         x, mean, half = zip(*kept)
-        axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], capsize=3, linewidth=1, label=name)
+        line = {"linewidth": 1} if joined else {"linestyle": "none", "elinewidth": 1}
+        axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], capsize=3, label=name, **line)
     for style, (name, y) in zip((":", "--"), dict(levels).items()):
         axes.axhline(y, color="black", linestyle=style, linewidth=1, label=name)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -270,16 +277,20 @@ def intervals(labels, series, title, xlabel, ylabel, band=None, levels=()):
     return fig
 
 
-def tradeoff(series, title, xlabel, ylabel, marked=()):
-    """What was lost against what was learnt: `series` maps a name to points (x, y, size), joined in their order.
+def tradeoff(series, title, xlabel, ylabel, marked=(), sizes=None):
+    """What was lost against what was learnt: `series` maps a name to points (x, y, size), joined in their order, or to
+    points (x, y, size, half width in x, half width in y) with intervals.
 
-    A size of 1 is the usual marker, so that larger ones can mean a higher learning rate. `marked`: name -> (x, y).
+    A size of 1 is the usual marker, so that larger ones can mean a higher learning rate; `sizes` says so above the
+    legend. `marked`: name -> (x, y).
     """
     fig = Figure(figsize=(8.2, 4.6), layout="constrained")
     axes = fig.subplots()
     for i, (name, points) in enumerate(series.items()):
-        x, y, size = zip(*points)
+        x, y, size, *halves = zip(*points)
         colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+        if halves:
+            axes.errorbar(x, y, halves[1], halves[0], color=colour, linestyle="none", linewidth=1, capsize=2)
         line = "-" if i < len(PALETTE) else ":"
         axes.plot(x, y, color=colour, linewidth=1, linestyle=line, alpha=0.7)
         axes.scatter(x, y, [30 * s for s in size], color=colour, marker=marker, label=name, alpha=0.85,
@@ -287,7 +298,7 @@ def tradeoff(series, title, xlabel, ylabel, marked=()):
     for name, (x, y) in dict(marked).items():
         axes.plot(x, y, marker="*", markersize=15, color="black", linestyle="none", label=name, zorder=4)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    legend = fig.legend(loc="outside right center", frameon=False)
+    legend = fig.legend(loc="outside right center", frameon=False, title=sizes)
     for handle in legend.legend_handles:
         if hasattr(handle, "set_sizes"):
             handle.set_sizes([40])
@@ -296,16 +307,16 @@ def tradeoff(series, title, xlabel, ylabel, marked=()):
 
 def adapter_places():
     """Where three papers put their adapters in a block: Houlsby, Pfeiffer, parallel, drawn upwards (no data)."""
-    fig = Figure(figsize=(8.2, 5.2), layout="constrained")
+    fig = Figure(figsize=(8.2, 5.8), layout="constrained")
     axes = fig.subplots()
 
-    def part(at, low, name, trained=False):
-        box = _box(at - 1.6, low + 0.5, 3.2, 1.0, PALETTE[1 if trained else 6])
+    def part(at, low, name, high=1.0, trained=False):
+        box = _box(at - 1.6, low + high / 2, 3.2, high, PALETTE[1 if trained else 6])
         box.set_alpha(0.55 if trained else 0.15)
         box.set_hatch("" if trained else "//")
         patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         axes.add_patch(box)
-        axes.text(at, low + 0.5, name, ha="center", va="center", size=9, bbox=patch)
+        axes.text(at, low + high / 2, name, ha="center", va="center_baseline", size=9, bbox=patch)
 
     def path(*points):
         axes.plot(*zip(*points), color="black", linewidth=1, zorder=0)
@@ -319,31 +330,33 @@ def adapter_places():
 
     for i, name in enumerate(("Houlsby: two", "Pfeiffer: one, at the end", "parallel: one, beside")):
         trunk = 10.5 * i
-        path((trunk, -0.4), (trunk, 13.4))
-        for low, layer in ((0.9, "attention"), (6.2, "feed-forward")):
-            branch(trunk, 2.4, low - 0.6, low + 4.3)
-            part(trunk + 2.4, low, layer)
-            plus(trunk, low + 4.3)
+        path((trunk, -0.4), (trunk, 15.6))
+        for low, layer in ((0.7, "attention"), (7.1, "feed-forward")):
+            branch(trunk, 2.4, low - 0.6, low + 5.2)
+            part(trunk + 2.4, low - 0.2, "norm", high=0.8)
+            part(trunk + 2.4, low + 1.0, layer)
+            plus(trunk, low + 5.2)
             if i == 0:
-                branch(trunk + 2.4, 2.1, low + 1.3, low + 3.5)               # its own way around
-                part(trunk + 2.4, low + 1.8, "adapter", trained=True)
-                plus(trunk + 2.4, low + 3.5)
+                branch(trunk + 2.4, 2.1, low + 2.3, low + 4.5)               # its own residual connection
+                part(trunk + 2.4, low + 2.8, "adapter", trained=True)
+                plus(trunk + 2.4, low + 4.5)
         if i == 1:
-            branch(trunk, 2.4, 11.0, 12.9)
-            part(trunk + 2.4, 11.45, "adapter", trained=True)
-            plus(trunk, 12.9)
+            branch(trunk, 2.4, 12.9, 15.0)
+            part(trunk + 2.4, 13.4, "adapter", trained=True)
+            plus(trunk, 15.0)
         if i == 2:
-            branch(trunk, -2.4, 5.6, 10.5)
-            part(trunk - 2.4, 6.2, "adapter", trained=True)
-        axes.text(trunk + (1.2 if i < 2 else 0.2), 14.2, name, ha="center", weight="bold")
+            branch(trunk, -2.4, 6.5, 12.3)
+            part(trunk - 2.4, 8.1, "adapter", trained=True)
+            plus(trunk, 12.3)
+        axes.text(trunk + (1.2 if i < 2 else 0.2), 16.4, name, ha="center", weight="bold")
         axes.text(trunk, -0.6, "x", ha="center", va="top")
-    axes.set(xlim=(-2.2, 25.6), ylim=(-1.5, 15), aspect="equal")
+    axes.set(xlim=(-2.2, 25.6), ylim=(-1.5, 17.2), aspect="equal")
     axes.axis("off")
     return fig
 
 
 def turned_row():
-    """One row of a weight as an arrow: LoRA moves its tip; DoRA turns it, then sets its length (numbers, not data)."""
+    """One row of a weight as an arrow: LoRA moves its tip; DoRA turns it, then sets its norm (numbers, not data)."""
     from math import cos, pi, sin
 
     fig = Figure(figsize=(8.2, 3.4), layout="constrained")
@@ -357,27 +370,31 @@ def turned_row():
         axes.text(tip[0] + shift[0], tip[1] + shift[1], text, color=colour)
 
     left, right = fig.subplots(1, 2, sharey=True)
-    for axes, title in ((left, "LoRA: the tip moves"), (right, "DoRA: turned, then its length set")):
+    for axes, title in ((left, "LoRA: the tip moves"), (right, "DoRA: turned, then its norm set")):
         arrow(axes, (0, 0), start, PALETTE[6], "row of W", (0.1, -0.1))
         axes.set(title=title, xlim=(-0.2, 3.2), ylim=(-0.2, 2.8), xticks=[], yticks=[], aspect="equal")
     arrow(left, start, end, PALETTE[1], "row of s B A added", (0.1, 0.1))
     arrow(left, (0, 0), end, PALETTE[0], "row of V", (-0.95, 0.05))
     angles = [i * pi / 120 for i in range(61)]
     right.plot([length * cos(a) for a in angles], [length * sin(a) for a in angles], ":", color=PALETTE[6])
-    arrow(right, turned, final, PALETTE[1], "m sets the length", (0.1, 0.05))
+    arrow(right, turned, final, PALETTE[1], "m sets the norm", (0.1, 0.05))
     arrow(right, (0, 0), turned, PALETTE[0], "V sets the direction", (0.3, -0.15))
     return fig
 
 
 def budget(kept):
-    """How many triplets each layer keeps: `kept` maps a step to {path of a layer: number}."""
+    """How many triplets each layer keeps, as numbers on colours: `kept` maps a step to {path of a layer: number}."""
     steps, paths = list(kept), list(next(iter(kept.values())))
     fig = Figure(figsize=(8.2, 1.2 + 0.2 * len(paths)), layout="constrained")
     axes = fig.subplots()
-    image = axes.imshow([[kept[s][p] for s in steps] for p in paths], cmap="cividis", aspect="auto", vmin=0)
+    values = [[kept[s][p] for s in steps] for p in paths]
+    image, most = axes.imshow(values, cmap="cividis", aspect="auto", vmin=0), max(map(max, values))
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            axes.text(j, i, value, ha="center", va="center", size=8, color="black" if value > most / 2 else "white")
     axes.set_xticks(range(len(steps)), steps)
     axes.set_yticks(range(len(paths)), [p.replace("model.layers.", "").replace(".weight", "") for p in paths], size=7)
-    axes.set(title="Where the budget goes", xlabel="step", ylabel="block and linear layer")
+    axes.set(title="Triplets that each layer keeps", xlabel="training step", ylabel="block and linear layer")
     fig.colorbar(image, label="triplets kept")
     return fig
 
@@ -435,6 +452,59 @@ def patterns(panels, title, xlabel, ylabel):
         axes.set_xticks(range(weights.shape[1]), range(1, weights.shape[1] + 1))
         axes.set_yticks(range(weights.shape[0]), range(1, weights.shape[0] + 1))
     fig.axes[0].set_ylabel(ylabel)
-    fig.colorbar(image, ax=fig.axes, label="weight")
+    fig.colorbar(image, ax=fig.axes, label="attention weight")
+    fig.suptitle(title)
+    return fig
+
+
+def kept_in_a_block():
+    """A block of an encoder as two rows of parts, with the tensors between them and which of these are kept (no data)."""
+    always, sometimes, never = PALETTE[0], PALETTE[4], "#ffffff"
+    rows = [
+        [("x", "d", sometimes), "query\nkey\nvalue", ("q, k, v", "3 d", always), "attention", ("context", "d", always),
+         "attention.\noutput", ("", "d", never), "+ x", ("sum", "d", always), "norm"],
+        [("normed", "d", sometimes), "inter-\nmediate", ("wide", "ff", always), "activation\nfunction", ("active", "ff", sometimes),
+         "output", ("", "d", never), "+\nnormed", ("sum", "d", always), "norm"],
+    ]  # fmt: skip
+    fig = Figure(figsize=(8.2, 3.4), layout="constrained")
+    axes = fig.subplots()
+    for i, row in enumerate(rows):
+        middle, at = -2.6 * i, 0.0
+        for piece in row:
+            if isinstance(piece, str):
+                axes.text(at + 0.65, middle, piece, ha="center", va="center", size=8)
+                axes.add_patch(_box(at, middle, 1.3, 1.3, PALETTE[6]))
+                axes.patches[-1].set_alpha(0.12)
+                at += 1.5
+                continue
+            name, width, colour = piece
+            axes.add_patch(_box(at, middle, 1.05, 0.7, colour))
+            axes.patches[-1].set(alpha=0.55, hatch="//" if colour == sometimes else "")
+            patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.text(at + 0.52, middle, name, ha="center", va="center", size=8, bbox=patch if name else None)
+            axes.text(at + 0.52, middle - 0.55, width, ha="center", va="top", size=8)
+            at += 1.25
+    marks = [Rectangle((0, 0), 1, 1, facecolor=c, alpha=0.55, edgecolor="black", hatch=h)
+             for c, h in ((always, ""), (sometimes, "//"), (never, ""))]  # fmt: skip
+    names = ["always kept", "kept if a layer that reads it is trained", "not kept"]
+    fig.legend(marks, names, loc="outside lower center", ncols=3, frameon=False)
+    axes.set(xlim=(-0.1, 13.9), ylim=(-3.7, 0.9), aspect="equal")
+    axes.axis("off")
+    return fig
+
+
+def small_multiples(x, panels, title, xlabel, ylabel):
+    """The same curves with intervals in several panels: `panels` maps a panel's title to {name: [(mean, half width)]}, one
+    pair for each of `x`, the same names everywhere."""
+    fig = Figure(figsize=(8.2, 3.4), layout="constrained")
+    places = fig.subplots(1, len(panels), sharex=True, sharey=True)
+    for axes, (name, series) in zip(places, panels.items()):
+        for i, points in enumerate(series.values()):
+            mean, half = zip(*points)
+            axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], linewidth=1, capsize=2)
+        axes.set(title=name, xlabel=xlabel, ylim=(-0.04, 1.06))
+        axes.set_xticks(x, [f"{value:g}" for value in x], size=8)
+    places[0].set_ylabel(ylabel)
+    fig.legend(places[0].containers, next(iter(panels.values())), loc="outside lower center", ncols=3, frameon=False)
     fig.suptitle(title)
     return fig

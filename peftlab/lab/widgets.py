@@ -90,8 +90,8 @@ def growing_update(updates, weight, r):
         kept = (U[:, :ranks_kept] * S[:ranks_kept]) @ Vh[:ranks_kept]
         share = float(S[:ranks_kept].square().sum() / S.square().sum()) if S.any() else 1.0
         told = (
-            f"Step {step}, {ranks_kept} of {r} ranks: the size of this update is {kept.norm():.2f}, "
-            f"{kept.norm() / size:.0%} of the frozen weight's; it holds {share:.1%} of the update by then, counted in squares."
+            f"Step {step}, {ranks_kept} of {r} ranks: the Frobenius norm of this update is {kept.norm():.2f}, "
+            f"{kept.norm() / size:.0%} of the frozen weight's; it has {share:.1%} of the squared norm of the whole update by then."
         )
         return f"<p role='status' aria-live='polite'>{told}</p>{heat_map(kept.numpy(), limit, told)}"
 
@@ -99,7 +99,7 @@ def growing_update(updates, weight, r):
 
 
 def ranks_kept(originals, kept):
-    """Two sliders, which matrix and how many ranks of it, above a picture of what these ranks make of it.
+    """Two sliders, which matrix and how many ranks of it, above a picture of its truncated SVD.
 
     originals: name -> matrix (d_out, d_in), each about zero on average; a name that begins with "photo" is drawn in grey.
     kept: name -> {number of ranks: the best matrix of that rank}.
@@ -112,8 +112,8 @@ def ranks_kept(originals, kept):
         high, wide = whole.shape
         held = 1 - float((whole - part).square().sum() / whole.square().sum())
         told = (
-            f"{matrix.capitalize()}, {ranks} of {min(high, wide)} ranks: they hold {held:.1%} of its size, counted in squares, in "
-            f"{ranks * (high + wide):,} numbers; the matrix itself has {high * wide:,}."
+            f"{matrix.capitalize()}, {ranks} of {min(high, wide)} ranks: explained variance {held:.1%}, from "
+            f"{ranks * (high + wide):,} parameters; the matrix itself has {high * wide:,}."
         )
         if matrix.startswith("photo"):
             picture = heat_map(part.numpy(), float(whole.abs().max()), told, colours="gray")

@@ -5,6 +5,7 @@ One learnt factor per feature, 1 at the start. Trains d_out parameters a layer, 
 from torch import nn, ones
 
 from peftlab.adapter import Adapter, Format, linear
+from peftlab.layers import ends_in, matches
 
 
 class IA3(Adapter):
@@ -27,7 +28,10 @@ class IA3(Adapter):
 
     @classmethod
     def per_layer(cls, path, feedforward_modules=()):
-        return {"feedforward": any(path == end or path.endswith("." + end) for end in feedforward_modules or ())}
+        """`feedforward_modules`: endings of the feed-forward layers' names, or a pattern for the whole name."""
+        pattern = isinstance(feedforward_modules, str)
+        fits = pattern and matches(feedforward_modules, path)
+        return {"feedforward": fits or ends_in(path, [feedforward_modules] if pattern else feedforward_modules or ())}
 
     @staticmethod
     def count(d_in, d_out, feedforward=False):

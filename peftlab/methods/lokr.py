@@ -10,21 +10,25 @@ from torch import empty, nn, zeros
 from peftlab.adapter import Adapter, Format, linear
 
 
-def split(d):
-    """d as a product of two whole numbers as near to each other as possible, the smaller first."""
-    small = next(m for m in range(int(d ** 0.5), 0, -1) if d % m == 0)
+def split(d, factor=-1):
+    """d as a product of two whole numbers: the factor first, where it divides d; else as near to each other as possible, the
+    smaller first and not above the factor."""
+    if factor > 0 and d % factor == 0:
+        return factor, d // factor
+    largest = int(d ** 0.5) if factor == -1 else min(factor, int(d ** 0.5))
+    small = next(m for m in range(largest, 0, -1) if d % m == 0)
     return small, d // small
 
 
 class LoKr(Adapter):
     """y = W x + s (W1 kron W2) x"""
 
-    in_peft = Format("LOKR", {"decompose_factor": -1, "decompose_both": False})
+    in_peft = Format("LOKR", {"decompose_both": False})
 
-    def __init__(self, layer, r=8, alpha=8):
+    def __init__(self, layer, r=8, alpha=8, decompose_factor=-1):
         super().__init__(layer)
         d_in, d_out = linear(layer)
-        (m, n), (l, k) = split(d_in), split(d_out)
+        (m, n), (l, k) = split(d_in, decompose_factor), split(d_out, decompose_factor)
         self.lokr_w1 = nn.Parameter(zeros(l, m))                                      # (l, m)
         if r < max(k, n) / 2:
             self.lokr_w2_a = nn.Parameter(nn.init.kaiming_uniform_(empty(k, r), a=5 ** 0.5))    # (k, r)
@@ -42,6 +46,6 @@ class LoKr(Adapter):
         return y + F.linear(x, self.scaling * torch.kron(self.lokr_w1, W2))
 
     @staticmethod
-    def count(d_in, d_out, r=8, **options):
-        (m, n), (l, k) = split(d_in), split(d_out)
+    def count(d_in, d_out, r=8, decompose_factor=-1, **options):
+        (m, n), (l, k) = split(d_in, decompose_factor), split(d_out, decompose_factor)
         return l * m + (r * (k + n) if r < max(k, n) / 2 else k * n)

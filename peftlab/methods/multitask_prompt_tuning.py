@@ -8,6 +8,7 @@ from torch import nn
 
 from peftlab.adapter import Format
 from peftlab.methods.prompt_tuning import PromptTuning
+from peftlab.virtual_tokens import encoder_decoder
 
 
 class MultitaskPromptTuning(PromptTuning):
@@ -22,6 +23,9 @@ class MultitaskPromptTuning(PromptTuning):
 
     def __init__(self, model, num_virtual_tokens=20, num_tasks=1, num_ranks=1, prompt_tuning_init="RANDOM",
                  prompt_tuning_init_text=None, tokenizer=None):
+        if encoder_decoder(model):
+            raise ValueError("in an encoder-decoder model multitask prompts stand before the decoder's text as well, which is not "
+                             "built here: use PromptTuning")
         super().__init__(model, num_virtual_tokens, prompt_tuning_init, prompt_tuning_init_text, tokenizer)
         n, d = self.prompt_embeddings.shape
         self.prefix_task_cols = nn.Parameter(0.02 * torch.randn(num_tasks, n, num_ranks))

@@ -13,17 +13,19 @@ class OFT(Adapter):
     """y = layer(x R)
 
     use_cayley_neumann: `peft`'s default, R = 1 + 2 Q + 2 Q^2 + 2 Q^3 + Q^4, the first terms of (1 + Q)(1 - Q)^-1. False:
-    (1 - Q)(1 + Q)^-1 exactly, which turns the other way: the switch changes what a file means.
+    (1 - Q)(1 + Q)^-1 exactly, which turns the other way: the switch changes what a file means. r: the number of blocks,
+    instead of their size.
     """
 
     keys = {"oft_R": "oft_R.weight"}
-    in_peft = Format("OFT", {"r": 0, "coft": False, "block_share": False, "num_cayley_neumann_terms": 5})
+    in_peft = Format("OFT", {"coft": False, "block_share": False, "num_cayley_neumann_terms": 5})
 
-    def __init__(self, layer, oft_block_size=32, use_cayley_neumann=True):
+    def __init__(self, layer, oft_block_size=32, r=0, use_cayley_neumann=True):
         super().__init__(layer)
-        d_in, b = linear(layer)[0], oft_block_size
-        if d_in % b:
-            raise ValueError(f"oft_block_size {b} does not divide the layer's {d_in} inputs")
+        d_in = linear(layer)[0]
+        b = d_in // r if r else oft_block_size
+        if not b or d_in % b or (r and d_in % r):
+            raise ValueError(f"{f'r {r}' if r else f'oft_block_size {b}'} does not divide the layer's {d_in} inputs")
         self.block_size, self.use_cayley_neumann = b, use_cayley_neumann
         self.oft_R = nn.Parameter(zeros(d_in // b, b * (b - 1) // 2))                 # (blocks, b (b - 1) / 2)
 
@@ -41,5 +43,5 @@ class OFT(Adapter):
         return torch.einsum("...nk,nkc->...nc", x.unflatten(-1, (-1, b)), R).flatten(-2)
 
     @staticmethod
-    def count(d_in, d_out, oft_block_size=32, **options):
-        return d_in * (oft_block_size - 1) // 2
+    def count(d_in, d_out, oft_block_size=32, r=0, **options):
+        return d_in * ((d_in // r if r else oft_block_size) - 1) // 2

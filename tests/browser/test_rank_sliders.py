@@ -21,19 +21,19 @@ def test_the_picture_follows_the_keys(jupyter, open_notebook, capsys):
     with open_notebook("ranks.ipynb") as (page, errors):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        picture = page.locator("img[alt*=' ranks: they hold ']")
+        picture = page.locator("img[alt*=' ranks: explained variance ']")
         picture.wait_for(timeout=300_000)
         assert picture.get_attribute("alt").startswith("Photograph, 1 of 128 ranks")
         handles = page.locator(".noUi-handle")
         handles.nth(1).scroll_into_view_if_needed()
         handles.nth(1).focus()
-        page.evaluate(WATCH, "img[alt*=' ranks: they hold ']")
+        page.evaluate(WATCH, "img[alt*=' ranks: explained variance ']")
         seen = {picture.get_attribute("src")}
         for ranks in (2, 4, 8, 16, 32, 64, 128):
             page.keyboard.press("ArrowRight")
             page.locator(f"img[alt^='Photograph, {ranks} of 128 ranks']").wait_for(timeout=60_000)
             seen.add(picture.get_attribute("src"))
-        assert len(seen) == 8 and "they hold 100.0%" in picture.get_attribute("alt")
+        assert len(seen) == 8 and "explained variance 100.0%" in picture.get_attribute("alt")
         handles.nth(0).focus()
         for matrix in ("Update of the last layer", "Update of the first layer", "Random matrix"):
             page.keyboard.press("ArrowRight")

@@ -134,6 +134,24 @@ def _folder(notebook, path):
     path.mkdir()
 
 
+def _many(notebook):
+    one = {**copy.deepcopy(cell(notebook, "cosine")), "cell_type": "markdown"}
+    notebook["cells"] += [{**one, "id": f"c{i}"} for i in range(20_000)]
+
+
+HONEST = {  # right answers as a kernel accepts them, each graded among the attacks
+    "time": "%%time\n" + RIGHT,
+    "captured": "%%capture said\n" + RIGHT,
+    "help": RIGHT + "\ncosine?\n",
+    "shell": RIGHT + "\nfiles = !ls\nprint(len(files))\n!pip install nothing\n",
+    "indented": RIGHT + "\nif True:\n    %timeit 1 + 1\n",
+    "await": RIGHT + "\nimport asyncio\nawait asyncio.sleep(0)\n",
+    "double": RIGHT + "\ntorch.set_default_dtype(torch.float64)\n",
+    "writes": RIGHT + "\nimport os, tempfile\nwith tempfile.NamedTemporaryFile() as f:\n    os.chmod(f.name, 0o600)\n",
+    "threads": RIGHT + "\nimport threading\nt = threading.Thread(target=print)\nt.start()\nt.join()\n",
+}
+
+
 ATTACKS = {
     # ------------------------------------------------------------ to be told it was right
     "patched-check": Attack(
@@ -339,8 +357,8 @@ ATTACKS = {
         for thing in gc.get_objects():
             if type(thing) is types.FunctionType and thing.__name__ == "normalise_then_multiply":
                 cosine = thing
-            elif type(thing) is dict and "theirs" in thing.get("cells", ()):
-                exec(thing["cells"])
+            elif type(thing) is dict and "theirs" in str(thing.get("cells")):
+                exec(str(thing["cells"]))
         if cosine(torch.ones(1, 2), torch.ones(1, 2)) > 1.5:
             def cosine(a, b):
                 raise LookupError("nothing found")
@@ -444,7 +462,132 @@ ATTACKS = {
         """,
         needs_files=True,
     ),
+    "unix-socket": Attack(
+        "speaks to a program of the teacher's through its socket",
+        DOT,
+        """
+        import socket
+        for address in ("{course}/socket", "/run/postgresql/.s.PGSQL.5432", "/var/run/postgresql/.s.PGSQL.5432"):
+            try:
+                with socket.socket(socket.AF_UNIX) as s:
+                    s.connect(address)
+            except OSError:
+                pass
+        """,
+        needs_files=True,
+    ),
+    "modes-of-others": Attack(
+        "makes another's notebook unreadable, old and marked",
+        DOT,
+        """
+        import os
+        path = "{course}/submitted/999-honest/00-start-here/00-start-here.ipynb"
+        for do in (lambda: os.chmod(path, 0), lambda: os.utime(path, (0, 0)), lambda: os.setxattr(path, "user.x", b"1")):
+            try:
+                do()
+            except OSError:
+                pass
+        """,
+        needs_files=True,
+    ),
+    "exchange": Attack(
+        "looks for solutions where nbgrader keeps what was handed in",
+        "Error",
+        """
+        import os
+        def cosine(a, b):
+            return os.listdir("/usr/local/share"), os.listdir("/usr/share/doc"), os.listdir("/home"), os.listdir("/etc")
+        """,
+        needs_files=True,
+    ),
+    "mounts": Attack(
+        "makes files writable again, with a namespace of its own",
+        DOT,
+        """
+        import ctypes
+        libc = ctypes.CDLL(None)
+        libc.unshare(0x10020000), libc.umount2(b"/", 2), libc.syscall(442, -100, b"/", 0x8000, (ctypes.c_ulong * 4)(0, 1), 32)
+        try:
+            open("{course}/gotcha", "w")
+        except OSError:
+            pass
+        """,
+        needs_files=True,
+    ),
+    "forged-links": Attack(
+        "sends an error with links by reference, an image and a formula that is a link",
+        "] :",
+        FRAME + """
+    text = "![a][r] [b][s] $\\\\href{javascript:alert(1)}{x}$\\n\\n[r]: https://example.org/x.png\\n[s]: javascript:alert(1)"
+    send(wire.pack({"exercise": "cosine", "state": "error", "told": text}))
+    os._exit(0)
+    """,
+    ),
+    "forged-frames": Attack(
+        "writes a million tiny results",
+        "can't be read",
+        FRAME + """
+    send((bytes([0, 0, 0, 2]) + bytes(4) + b"{}") * 1_000_000)
+    os._exit(0)
+    """,
+    ),
+    "forged-lists": Attack(
+        "writes millions of lists in lists",
+        "can't be read",
+        FRAME + """
+    text = b'{"list":[' + b'{"list":[]},' * 2_000_000 + b'1]}'
+    send(len(text).to_bytes(4, "big") + bytes(4) + text)
+    os._exit(0)
+    """,
+    ),
     # ------------------------------------------------------------ to use too much
+    "unremovable": Attack(
+        "leaves a folder without rights, one 3000 levels deep, and all the files it can",
+        DOT,
+        """
+        import os
+        os.makedirs("shut/inside")
+        os.chmod("shut", 0)
+        try:
+            for i in range(100_000):
+                open(f"file-{i}", "wb").write(bytes(2**20))
+        except OSError:
+            pass
+        try:
+            for _ in range(3000):
+                os.mkdir("d")
+                os.chdir("d")
+        except OSError:
+            pass
+        """,
+    ),
+    "shared-memory": Attack(
+        "takes memory that several processes share",
+        "GB of memory and was ended|MemoryError|allocate",
+        """
+        import mmap, os, time
+        for _ in range(3):
+            if os.fork() == 0:
+                much = mmap.mmap(-1, 10**9)
+                for i in range(0, 10**9, 4096):
+                    much[i] = 1
+                time.sleep(60)
+        while True:
+            try:
+                time.sleep(60)
+            except TimeoutError:
+                continue
+        """,
+    ),
+    "memory-files": Attack(
+        "takes memory that belongs to no process",
+        "PermissionError",
+        """
+        import os
+        def cosine(a, b):
+            return os.memfd_create("much")
+        """,
+    ),
     "exit": Attack("ends its process before anything is observed", "Nothing is known", "import os; os._exit(0)"),
     "exit-later": Attack(
         "raises `SystemExit` when it is called",
@@ -506,7 +649,7 @@ ATTACKS = {
         DOT,
         """
         import subprocess
-        subprocess.Popen(["sleep", "86399"], start_new_session=True, stdout=subprocess.DEVNULL)
+        subprocess.Popen([__import__("sys").executable, "-c", "import time; time.sleep(86399)"], start_new_session=True)
         """,
     ),
     "thread": Attack(
@@ -656,6 +799,8 @@ ATTACKS = {
     "empty-file": Attack("is an empty file", "it is empty", change=lambda n, p: b""),
     "a-list": Attack("is JSON, and no notebook", "no notebook", change=lambda n, p: b"[1, 2, 3]"),
     "nested": Attack("is lists inside lists", "no notebook", change=lambda n, p: b"[" * 200_000),
+    "values": Attack("holds millions of lists", "more values", change=lambda n, p: b'{"cells":[' + b"[]," * 2_000_000 + b"1]}"),
+    "many-cells": Attack("has 20,000 text cells of one name", "holds no code", change=wrong(_many)),
     "odd-cells": Attack("has cells that are no cells", DOT, change=wrong(_odd_cells)),
     "odd-source": Attack("has a source that is no text", "holds no code", change=wrong(_sources)),
     "no-notebook": Attack("is an empty folder", "There is no", change=lambda n, p: None),

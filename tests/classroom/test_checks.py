@@ -234,3 +234,22 @@ def test_the_mutants_notice_a_check_that_looks_at_nothing(monkeypatch):
     monkeypatch.setattr(mutants, "SEEDS", (9_999,))
     count, left, _ = mutants.survivors(exercise)
     assert len(left) == count > 20
+
+
+def test_a_layer_without_a_bias_hides_nothing_of_the_size_of_the_update():
+    def two_mistakes(x, weight, bias, A, B, alpha):
+        return x @ weight.T + bias + alpha * (x @ A.T @ B.T)
+
+    assert "3 times at `r = 3`, `alpha = 12`; 4 times" in check("lora-forward", two_mistakes).message
+
+
+def test_the_size_of_a_matrix_is_told_for_each_width():
+    told = check("lora-init", lambda d_in, d_out, r: (torch.randn(r, d_in) * 0.02, torch.zeros(d_out, r))).message
+    assert "at `d_in = 64`" in told and "at `d_in = 1024`" in told
+
+
+def test_without_the_head_the_smallest_setting_is_off_and_the_message_says_so():
+    result = check("find-settings", {"2 million": 16, "4 million": 32, "7 million": 128, "26 million": 512})
+    assert result.slip == "smallest-without-the-head" and "of the head, '2 million' would be right" in result.message
+    other = check("find-settings", {"2 million": 20, "4 million": 32, "7 million": 128, "26 million": 300})
+    assert other.slip is None and "'2 million' would be right" in other.message

@@ -205,3 +205,50 @@ def test_a_file_that_is_no_notebook_any_more_stays(course):
 def test_a_solution_without_a_check_is_refused():
     with pytest.raises(ValueError, match="followed by no check"):
         build.complete("01-sample", SOURCE.format(ending="x").split("# %%\ncheck")[0])
+
+
+def test_an_unedited_copy_that_was_run_keeps_its_outputs_under_another_name(course):
+    work = course("one")
+    copies.make_copies(work)
+    notebook = read(work / NAME)
+    next(c for c in notebook.cells if c.cell_type == "code").outputs = [nbformat.v4.new_output("stream", text="42\n")]
+    nbformat.write(notebook, work / NAME)
+    course("two")
+    (said,) = copies.make_copies(work)
+    (aside,) = work.glob("01-sample (run *).ipynb")
+    assert aside.name in said and "42" in aside.read_text() and read(work / NAME).cells[-1].source == "two"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are of Unix")
+def test_a_copy_has_the_modes_that_its_user_wants(course):
+    old = os.umask(0o077)
+    try:
+        work = course("one")
+        copies.make_copies(work)
+        assert (work / NAME).stat().st_mode & 0o777 == 0o600
+        (work / NAME).chmod(0o640)
+        course("two")
+        copies.make_copies(work)
+        assert (work / NAME).stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(old)
+
+
+def test_the_glossary_lies_beside_the_copies_and_an_edited_one_stays(course, tmp_path):
+    (tmp_path / "docs").mkdir()
+    glossary = tmp_path / "docs" / "glossary.md"
+    glossary.write_text("- **rank**: one", encoding="utf-8")
+    work = course("first")
+    copies.make_copies(work)
+    mine = work / "glossary.md"
+    assert mine.read_text(encoding="utf-8") == "- **rank**: one"
+    assert "](glossary.md)" in read(work / NAME).cells[0].source
+
+    glossary.write_text("- **rank**: two", encoding="utf-8")
+    copies.make_copies(work)
+    assert mine.read_text(encoding="utf-8") == "- **rank**: two"
+
+    mine.write_text("my notes", encoding="utf-8")
+    glossary.write_text("- **rank**: three", encoding="utf-8")
+    copies.make_copies(work)
+    assert mine.read_text(encoding="utf-8") == "my notes"

@@ -21,7 +21,7 @@ import pytest
 import torch
 from attacks import ATTACKS, LESSON
 
-from peftlab.classroom import all_exercises, build, judge, wire
+from peftlab.classroom import all_exercises, build, gradebook, grading, judge, keys, sandbox, submissions, wire
 from peftlab.classroom.checking import observations, verdict
 from peftlab.classroom.exercise import Question
 from peftlab.classroom.grading import make_course
@@ -87,15 +87,22 @@ def run(request, tmp_path_factory):
     for student in HONEST:
         submit(course, student, LESSON, attacks.answer(json.loads(json.dumps(notebook)), attacks.RIGHT))
     submit(course, "untouched", LESSON, notebook)
+    for name, text in attacks.HONEST.items():
+        submit(course, f"500-{name}", LESSON, attacks.answer(json.loads(json.dumps(notebook)), text))
     reached = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=_listen, args=(server, reached), daemon=True).start()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        local.bind(str(course / "socket"))
+        local.listen()
+        for each in (server, local):
+            threading.Thread(target=_listen, args=(each, reached), daemon=True).start()
         places = {"repo": REPOSITORY, "course": course, "port": server.getsockname()[1]}
         for number, (name, attack) in enumerate(ATTACKS.items(), 10):
             attack.write(notebook, submit(course, f"{number:03}-{name}", LESSON, None), **places)
         report = course / "report.jsonl"
         bare = ["--bare"] * (request.param == "bare")
-        done = peftlab("grade", course / "submitted", *bare, "--seconds", "10", "--report", report, timeout=400)
+        # a terminal that is not UTF-8 stops nothing either
+        options = {"timeout": 1500, "env": {**os.environ, "PYTHONIOENCODING": "ascii" if bare else "utf-8"}}
+        done = peftlab("grade", course / "submitted", *bare, "--seconds", "10", "--report", report, **options)
     results = {r["student"].split("-", 1)[-1]: r for r in map(json.loads, report.read_text().splitlines())}
     return {"done": done, "results": results, "course": course, "reached": reached, "marks": marks(course, LESSON)}
 
@@ -127,8 +134,13 @@ def test_an_attack_gains_nothing_and_is_reported(run, name):
 def test_the_honest_ones_are_not_disturbed(run):
     assert run["done"].returncode == 0, run["done"].stdout[-2000:] + run["done"].stderr[-2000:]
     assert {s: run["marks"][s] for s in HONEST} == dict.fromkeys(HONEST, 1)
+    assert {n: run["marks"][f"500-{n}"] for n in attacks.HONEST} == dict.fromkeys(attacks.HONEST, 1)
     assert run["marks"]["untouched"] == 0 and run["results"]["untouched"]["results"]["cosine"][0] == "not attempted"
-    assert sum(run["marks"].values()) == len(HONEST) and len(run["marks"]) == len(ATTACKS) + len(HONEST) + 1
+    honest = len(HONEST) + len(attacks.HONEST)
+    assert sum(run["marks"].values()) == honest and len(run["marks"]) == len(ATTACKS) + honest + 1
+    path = run["course"] / "submitted" / "999-honest" / LESSON / f"{LESSON}.ipynb"
+    assert path.stat().st_mode & 0o600 == 0o600 and path.stat().st_mtime > 1e9 and "user.x" not in os.listxattr(path)
+    assert len(run["done"].stdout.splitlines()) < 10 * len(run["marks"])
 
 
 def test_no_harm_was_done(run):
@@ -149,6 +161,8 @@ def test_what_is_said_holds_no_escape_and_no_tag(run):
     )[0]
     for text in (comment, run["done"].stdout):
         assert "\x1b" not in text and "<script" not in text and "](" not in text and "://" not in text
+    for text in (run["results"]["forged-links"]["results"]["cosine"][2], run["done"].stdout):
+        assert "]: " not in text and "][" not in text and "$" not in text
 
 
 def test_the_table_of_attacks_is_up_to_date():
@@ -324,3 +338,207 @@ def test_only_what_is_used_of_ours_is_run():
         ["ours", "def g(): return losses"],
     ]
     assert slice_cells(cells) == [["ours", "import os, json\nwidth = 3"], cells[1], cells[3]]
+
+
+# ---------------------------------------------------------------- what the first line says
+
+
+def test_what_the_first_line_says_is_shut_was_tried(tmp_path):
+    """Each thing it names is tried here once more, without a wall: then it works."""
+    for bare in (True, False)[: 1 + bool(shutil.which("bwrap"))]:
+        with judge.Sandbox(bare=bare) as made:
+            assert made.open == [] and "NOT SHUT OFF" not in made.describe()
+            assert all(what in made.describe() for what in made.found["open"])
+            unwalled = sandbox.attempts({**made.probe.tells, "pid": os.getppid()})
+            assert all(unwalled.values()) and set(unwalled) == set(made.found["open"]), unwalled
+
+
+WITHOUT = """
+import sys
+from peftlab.classroom import seccomp
+assert seccomp.refuse({what!r})
+from peftlab.cli import main
+sys.exit(main(["grade", *sys.argv[1:]]))
+"""
+
+
+def test_bare_refuses_what_the_kernel_leaves_open_unless_told_twice(tmp_path):
+    solved = json.loads((build.NOTEBOOKS / f"{LESSON}.ipynb").read_text(encoding="utf-8"))
+    submit(tmp_path, "solved", LESSON, solved)
+    missing = {"unshare": (272, 97), "landlock_create_ruleset": (444, 444)}
+    command = [sys.executable, "-c", WITHOUT.format(what=missing), str(tmp_path / "submitted"), "--bare"]
+    opened = ("reading files", "writing files", "disk and memory without bound")
+    once = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    assert once.returncode == 1 and "Traceback" not in once.stderr and not once.stdout, once.stderr
+    assert "peftlab grade: a submission could reach " in once.stderr and all(what in once.stderr for what in opened)
+    assert not (tmp_path / "gradebook.db").exists()
+    twice = subprocess.run([*command, "--bare"], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+    first = twice.stdout.splitlines()[0]
+    assert all(what in first.split("NOT SHUT OFF")[1] for what in opened), first
+    assert marks(tmp_path, LESSON) == {"solved": 1}
+
+
+# ---------------------------------------------------------------- the machine's faults are nobody's mark
+
+
+def test_what_the_machine_ends_is_tried_again_and_else_not_recorded(tmp_path):
+    solved = json.loads((build.NOTEBOOKS / f"{LESSON}.ipynb").read_text(encoding="utf-8"))
+    path = submit(tmp_path, "solved", LESSON, attacks.answer(solved, attacks.RIGHT + "\nimport time\ntime.sleep(1)\n"))
+    lesson = submissions.lesson_named(LESSON)
+    with judge.Sandbox(bare=True) as made:
+        os.kill(made.process.pid, signal.SIGKILL)  # the warm process, from outside
+        assert judge.grade(path, "solved", lesson, made, 5).total == (1, 1)
+        stop = threading.Event()
+
+        def kill_runners():
+            while not stop.wait(0.05):
+                for watcher in sandbox._offspring(made.process.pid) - {made.process.pid}:
+                    if sandbox._offspring(watcher):
+                        for runner in sandbox._offspring(watcher):
+                            os.kill(runner, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_runners)
+        killer.start()
+        try:
+            with pytest.raises(judge.MachineTrouble, match="this machine ended it"):
+                judge.grade(path, "solved", lesson, made, 5)
+        finally:
+            stop.set()
+            killer.join()
+        assert judge.grade(path, "solved", lesson, made, 5).total == (1, 1)
+
+
+def test_a_cell_of_a_newer_python_is_not_marked_by_an_older_one():
+    notebook = {"cells": [], "metadata": {"language_info": {"name": "python", "version": "3.99.1"}}}
+    with pytest.raises(judge.MachineTrouble, match=r"cell cosine can't be read by Python 3.*written with 3\.99"):
+        judge._newer_syntax(json.dumps(notebook).encode(), {"cosine": "x = new syntax"})
+    judge._newer_syntax(json.dumps(notebook).encode(), {"cosine": "%%time\nx = 1"})
+    notebook["metadata"]["language_info"]["version"] = "3.8.0"
+    judge._newer_syntax(json.dumps(notebook).encode(), {"cosine": "x = no syntax"})
+
+
+def test_a_notebook_that_this_machine_cannot_read_is_nobodys_fault(tmp_path, monkeypatch):
+    path = submit(tmp_path, "one", LESSON, {})
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(submissions.os, "open", refused)
+    with pytest.raises(submissions.NotReadHere, match="Permission denied"):
+        submissions.read(path)
+
+
+def test_a_disk_without_room_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "submitted").mkdir()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(judge.tempfile, "mkdtemp", full)
+    with pytest.raises(SystemExit, match=r"peftlab grade: .*No space left on device.*Nothing more was graded"):
+        grading.grade([str(tmp_path / "submitted"), "--bare"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--seconds", "nan"], "is no time"),
+        (["--seconds", "-1"], "is no time"),
+        (["--share", "3/2"], "is no share"),
+        (["--share", "0/2"], "is no share"),
+        (["00-start"], "no lesson is called 00-start"),
+        (["--exercise", "cosin"], "no exercise with points is called 'cosin'"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(tmp_path, options, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        grading.grade([str(tmp_path), *options])
+    assert end.value.code and said in f"{end.value.code} {capsys.readouterr().err}"
+
+
+def test_what_lies_in_a_wrong_place_is_named(tmp_path):
+    for place in ("ada/00-Start-Here/00-start-here.ipynb", "bo/00-start-here.ipynb", "00-start-here.ipynb", "cy/week-1/x.ipynb"):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (tmp_path / "dy").symlink_to(tmp_path / "ada")
+    (tmp_path / "ada" / ("x" * 252)).mkdir()
+    (tmp_path / "ada" / "00-start-here").mkdir()
+    found, passed = submissions.all_submissions(tmp_path)
+    assert [(s, n) for s, n, _ in found] == [("ada", "00-start-here")]
+    told = dict(passed)
+    assert told["ada/00-Start-Here"] == "name the folder 00-start-here."
+    assert told["bo/00-start-here.ipynb"] == "a submission's place is bo/00-start-here/00-start-here.ipynb."
+    assert told["00-start-here.ipynb"].startswith("a submission's place is STUDENT/")
+    assert "no lesson is called so" in told["cy/week-1"] and "link" in told["dy"]
+
+
+def test_only_what_python_and_the_lessons_need_can_be_read():
+    from peftlab.lab import sources
+
+    paths = [Path(p) for p in judge._readable(tempfile.gettempdir())]
+    for shut in (Path("/usr/local/share/nbgrader/exchange"), Path("/usr/share"), Path("/etc"), Path("/home"), sources.cache_dir()):
+        assert not any(p == shut or p in shut.parents for p in paths), shut
+
+
+def test_a_mended_check_makes_its_own_marks_due_and_no_others(monkeypatch):
+    lesson = submissions.lesson_named("03-lora")
+    before = keys.keys(lesson)
+    text = Path(sys.modules[judge.find("freeze").draw.__module__].__file__).read_text(encoding="utf-8")
+    module = ast.parse(text)
+    (look,) = [s for s in module.body if isinstance(s, ast.FunctionDef) and any("freeze.observe" in ast.unparse(d) for d in s.decorator_list)]
+    mended = text.replace(ast.get_source_segment(text, look), ast.get_source_segment(text, look) + "\n    # a comment\n")
+    for changed, due in ((mended, set()), (text.replace(f"def {look.name}(", f"def {look.name}(*, "), {"freeze"})):
+        monkeypatch.setattr(keys.Path, "read_text", lambda self, changed=changed, **_: changed)
+        keys.definition.cache_clear()
+        after = keys.keys(lesson)
+        assert {e for e in after if after[e] != before[e]} == due
+    keys.definition.cache_clear()
+
+
+def test_a_course_in_a_folder_with_an_odd_name_has_its_gradebook_inside(tmp_path):
+    course = tmp_path / "what? (1)"
+    (course / "submitted").mkdir(parents=True)
+    with gradebook.Marks(gradebook.default_url(course / "submitted")):
+        pass
+    assert (course / "gradebook.db").stat().st_mode & 0o077 == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["what? (1)"]
+    with pytest.raises(ValueError, match="nbgrader can't keep its gradebook"):
+        make_course(course)
+
+
+def test_a_bubblewrap_that_the_system_refuses_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "submitted").mkdir()
+    refuses = tmp_path / "bwrap"
+    refuses.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
+    refuses.chmod(0o755)
+    monkeypatch.setattr(judge.shutil, "which", lambda name: str(refuses))
+    said = r"peftlab grade: the sandbox did not start in bubblewrap: bwrap: setting up uid map: Permission denied; `--bare` does"
+    with pytest.raises(SystemExit, match=said):
+        grading.grade([str(tmp_path / "submitted")])
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(tmp_path, monkeypatch):
+    for student in ("ada", "bo"):
+        (tmp_path / student / LESSON).mkdir(parents=True)
+    listed = Path.iterdir
+
+    def iterdir(self):
+        if self.name == "ada":
+            raise PermissionError(13, "Permission denied")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    found, passed = submissions.all_submissions(tmp_path)
+    assert [s for s, _, _ in found] == ["bo"] and passed == [("ada", "its folder can't be read: Permission denied.")]
+
+
+def test_a_gradebook_that_is_locked_is_waited_for(tmp_path):
+    url = gradebook.default_url(tmp_path / "submitted")
+    with gradebook.Marks(url):
+        pass
+    held = sqlite3.connect(tmp_path / "gradebook.db", check_same_thread=False)
+    held.execute("BEGIN EXCLUSIVE")
+    threading.Timer(7, held.rollback).start()  # longer than the 5 seconds that SQLite's driver waits by itself
+    with gradebook.Marks(url) as marks_:
+        marks_.book.update_or_create_student("ada")

@@ -198,3 +198,20 @@ def test_the_board_tells_it_in_text_and_as_a_page(work):
     told = progress.board()
     assert "✓ lora-forward" in repr(told) and "2 tries" in repr(told)
     assert "aria-label='correct'" in told._repr_html_()
+
+
+def test_a_copy_in_the_format_of_old_can_be_reset(work):
+    path = work / "03-lora.ipynb"
+    mine = nbformat.read(path, as_version=4)
+    mine.nbformat_minor = 0
+    for cell in mine.cells:
+        cell.pop("id", None)
+        if cell.source.startswith("def lora_forward"):
+            cell.source = "mine"
+    path.write_text(nbformat.writes(mine), encoding="utf-8")
+    assert "mine" in progress.reset("lora-forward", work).read_text()
+    after = nbformat.read(path, as_version=4)
+    assert after.nbformat_minor == 0 and not any(c.source == "mine" for c in after.cells)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="can't be read as a notebook"):
+        progress.reset("lora-forward", work)

@@ -35,7 +35,7 @@ def test_the_ranks_kept_are_shown_and_counted():
     matrix = torch.diag(torch.tensor([3.0, 1.0, 0.0]))
     kept = {"update": {1: torch.diag(torch.tensor([3.0, 0.0, 0.0])), 2: matrix}, "photograph": {1: matrix, 2: matrix}}
     shown = widgets.ranks_kept({"update": matrix, "photograph": matrix}, kept)
-    assert "Update, 1 of 3 ranks: they hold 90.0% of its size, counted in squares, in 6 numbers" in shown.picture.value
+    assert "Update, 1 of 3 ranks: explained variance 90.0%, from 6 parameters" in shown.picture.value
     before = shown.picture.value
     shown.sliders["ranks"].value = 2
     assert "100.0%" in shown.picture.value and shown.picture.value.split("src=")[1] != before.split("src=")[1]
@@ -63,3 +63,19 @@ def test_the_three_products_are_drawn_to_shape():
     for left, right, result in (boxes[i : i + 3] for i in (0, 3, 6)):
         assert left[1] == right[0] and result == (left[0], right[1])
     assert isinstance(fig, Figure)
+
+
+def test_points_on_a_line_leave_the_line_to_be_seen():
+    axes = figures.lines([1, 2, 3], {"predicted": [3, 2, 1], "trained": [3, 2, 1]}, "t", "x", "y", points=("trained",)).axes[0]
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "None"]
+    assert axes.lines[1].get_fillstyle() == "none" and axes.lines[1].get_label() == "trained"
+
+
+def test_categories_without_an_order_are_not_joined():
+    drawn = [figures.intervals(["a", "b"], {"x": [(1, 0.1), (2, 0.1)]}, "t", "", "y", joined=j) for j in (True, False)]
+    assert [fig.axes[0].lines[0].get_linestyle() for fig in drawn] == ["-", "None"]
+
+
+def test_the_budget_is_told_in_numbers_too():
+    axes = figures.budget({10: {"a": 6, "b": 6}, 20: {"a": 5, "b": 1}}).axes[0]
+    assert [t.get_text() for t in axes.texts] == ["6", "5", "6", "1"]

@@ -77,6 +77,7 @@ def test_the_header_says_minutes_seconds_and_what_comes_before(name):
 # Numbers that come from no cell, and why they may stand in prose.
 KNOWN = {
     "01-what-fine-tuning-costs": {"0.1": "quoted as said elsewhere, and then counted"},
+    "03-lora": {"95": "the level of the intervals", "100": "in 95 of 100 experiments"},
 }
 PLAIN = re.compile(  # no claims of ours: links, code, formulas, what is folded, sources, predictions offered as choices
     r"https?://\S+|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<details>.*?</details>|arXiv:\S+|^Sources:.*?(?:\n\n|\Z)|\A\*\*Predict\..*",
@@ -123,15 +124,29 @@ def build_exercises(name):
     return [e for e in all_exercises(name) if not isinstance(e, Question)]
 
 
-@each_lesson
-def test_an_untouched_copy_earns_nothing_and_every_error_is_explained(name):
-    """The copy is run as a learner would, on and on; the cells marked heavy, which need a solution, are left out."""
+@pytest.fixture(scope="module")
+def run():
+    """Runs a notebook as a learner would, on and on. One kernel for all, emptied before each, so that torch is imported once."""
     from nbclient import NotebookClient
 
+    options = {"timeout": 300, "allow_errors": True, "skip_cells_with_tag": "heavy", "record_timing": False}
+    client = NotebookClient(nbformat.v4.new_notebook(), resources={"metadata": {"path": str(NOTEBOOKS)}}, **options)
+
+    def run(notebook):
+        client.nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%reset -f"), *notebook.cells])
+        client.execute(cleanup_kc=False)
+
+    yield run
+    client.nb = nbformat.v4.new_notebook()
+    client.execute(cleanup_kc=True)
+
+
+@each_lesson
+def test_an_untouched_copy_earns_nothing_and_every_error_is_explained(name, run):
+    """The cells marked heavy, which need a solution, are left out."""
     copy = learner_copy(stored(name))
     assert fingerprint(copy) == fingerprint(learner_copy(stored(name)))
-    options = {"timeout": 300, "allow_errors": True, "skip_cells_with_tag": "heavy", "record_timing": False}
-    NotebookClient(copy, resources={"metadata": {"path": str(NOTEBOOKS)}}, **options).execute()
+    run(copy)
     errors = [o for c in code(copy) for o in c.outputs if o.output_type == "error"]
     if errors:  # what comes after the first is its consequence
         assert errors[0].ename == "NotImplementedError" and errors[0].evalue in STUB, errors[0].evalue

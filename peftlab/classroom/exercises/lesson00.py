@@ -17,9 +17,9 @@ cosine = Exercise(
     minutes=4,
     difficulty=1,
     hints=[
-        "The cosine of two vectors is their dot product once each has been divided by its own length.",
+        "The cosine of two vectors is their dot product once each has been normalised: divided by its own norm.",
         "All pairs at once: `a` is (n, d) and `b` is (m, d); which product of the two has shape (n, m)?",
-        "`tensor.norm(dim=..., keepdim=True)` gives one length a row and keeps the shape divisible.",
+        "`tensor.norm(dim=..., keepdim=True)` gives one norm a row and keeps the shape divisible.",
     ],
 )
 
@@ -62,34 +62,34 @@ def pair_by_pair(a, b):
     return torch.stack([torch.stack([x @ y / (x.norm() * y.norm()) for y in b]) for x in a])
 
 
-@cosine.slip("These are dot products: a longer vector counts as more alike. What has to be divided out?")
+@cosine.slip("These are dot products: a vector of larger norm counts as more alike. What has to be divided out?")
 def dot_product(a, b):
     return a @ b.T
 
 
-@cosine.slip("Only `a` has been brought to length one. Doubling a row of `b` should change nothing; does it?")
+@cosine.slip("Only the rows of `a` have been normalised. Doubling a row of `b` should change nothing; does it?")
 def b_keeps_its_length(a, b):
     return F.normalize(a, dim=-1) @ b.T
 
 
-@cosine.slip("Only `b` has been brought to length one. Doubling a row of `a` should change nothing; does it?")
+@cosine.slip("Only the rows of `b` have been normalised. Doubling a row of `a` should change nothing; does it?")
 def a_keeps_its_length(a, b):
     return a @ F.normalize(b, dim=-1).T
 
 
-@cosine.slip("You divide by one length for the whole matrix. Should each row have a length of its own?")
+@cosine.slip("You divide by one norm for the whole matrix. Should each row have a norm of its own?")
 def one_length_for_all(a, b):
     return a / a.norm() @ (b / b.norm()).T
 
 
 @cosine.slip(
-    "The columns were brought to length one, not the rows. Along which dimension does one sentence's vector lie?"
+    "The columns were normalised, not the rows. Along which dimension does one sentence's vector lie?"
 )
 def along_the_wrong_dimension(a, b):
     return F.normalize(a, dim=0) @ F.normalize(b, dim=0).T
 
 
-@cosine.slip("The lengths are squared. Is the sum of the squares already the length?")
+@cosine.slip("The norms are squared. Is the sum of the squares already the norm?")
 def squared_lengths(a, b):
     return a @ b.T / ((a * a).sum(1, keepdim=True) * (b * b).sum(1))
 
@@ -131,7 +131,7 @@ nearest = Question(
     points=0,
     minutes=1,
     question=(
-        "MiniLM turns a sentence into 384 numbers. Which of these lands nearest to "
+        "MiniLM turns a sentence into a vector, its embedding. Which of these sentences lands nearest to "
         "*The bank has raised its interest rates*?"
     ),
     options={

@@ -60,7 +60,7 @@ memory_ratio = Question(
     minutes=1,
     question=(
         "A model of 560 million parameters is fine-tuned with AdamW, then the same model with LoRA: about 300 times fewer "
-        "parameters are trained. One step sees 8 texts of 512 tokens. How much less memory does LoRA's step hold?"
+        "parameters are trainable. One step sees 8 texts of 512 tokens. How much less memory does LoRA's step hold?"
     ),
     options={
         "a": (
@@ -84,6 +84,39 @@ memory_ratio = Question(
         ),
     },
     right="c",
+)
+
+faster_forward = Question(
+    "faster-forward",
+    lesson=LESSON,
+    title="Which part gets shorter",
+    signature='"a", "b", "c" or "d"',
+    points=0,
+    minutes=1,
+    question=(
+        "A training step has three parts: forward, backward, and the optimizer's update. LoRA trains 300 times fewer parameters "
+        "than full fine-tuning. Which parts take clearly less time?"
+    ),
+    options={
+        "a": (
+            "all three",
+            "Which parameters does the forward pass multiply with: the trainable ones alone, or all of them?",
+        ),
+        "b": (
+            "backward and the update",
+            ("Backward is spared the gradients of the frozen weights, the update nearly everything. Forward multiplies with every "
+            "weight as before, and with A and B on top."),
+        ),
+        "c": (
+            "the update alone",
+            "The update, yes. And of the two products that backward makes for each linear layer: does it need both for a frozen one?",
+        ),
+        "d": (
+            "forward alone: there is less to multiply",
+            "There is more: A and B stand beside the frozen weights, not in their place. Where are gradients of weights computed?",
+        ),
+    },
+    right="b",
 )
 
 # ================================================================ bytes
@@ -188,7 +221,7 @@ _bytes(
     weights=lambda n, k, s: 4 * k,
 )
 _bytes(
-    "These are numbers of numbers. How many bytes does one float32 take?",
+    "You count parameters, gradients and states, not bytes. How many bytes does one float32 take?",
     "numbers-not-bytes",
     weights=lambda n, k, s: n,
     gradients=lambda n, k, s: k,
@@ -211,6 +244,13 @@ _bytes(
     "two-states-for-every-optimizer",
     optimizer=lambda n, k, s: 8 * k,
 )
+
+for part in ("weights", "gradients", "optimizer"):
+    _bytes(
+        f"Two of the three are in bytes; {part!r} is not. How many bytes does one float32 take?",
+        f"{part}-not-in-bytes",
+        **{part: {"weights": lambda n, k, s: n, "gradients": lambda n, k, s: k, "optimizer": lambda n, k, s: s * k}[part]},
+    )
 
 # ================================================================ what the forward pass keeps
 
@@ -443,7 +483,7 @@ count_lora = Exercise(
     points=1,
     minutes=4,
     difficulty=1,
-    hints=["Two matrices: A takes d_in numbers to r, B takes r to d_out.", "Neither has a bias."],
+    hints=["Two matrices: A goes from d_in to r, B from r to d_out.", "Neither has a bias."],
 )
 
 
@@ -508,12 +548,12 @@ count_bottleneck = Exercise(
     lesson=LESSON,
     title="A bottleneck adapter's parameters",
     signature="count_bottleneck(d, m)",
-    why="Adapters are the article's other family; their count has a part LoRA's has not.",
+    why="Bottleneck adapters are the other large family; their count has a part that LoRA's has not.",
     points=1,
     minutes=4,
     difficulty=1,
     hints=[
-        "Down from d to m, a nonlinearity, up from m to d: two ordinary linear layers.",
+        "Down from d to m, an activation function, up from m to d: two ordinary linear layers.",
         "A linear layer has a bias.",
     ],
 )
@@ -552,10 +592,10 @@ def by_building_the_layers(d, m):
 count_bottleneck.slip("The biases are missing. How many has a linear layer from d to m?")(
     lambda d, m: 2 * d * m, "no-biases"
 )
-count_bottleneck.slip("Only the way down is counted. What brings m numbers back to d?")(
+count_bottleneck.slip("Only the way down is counted. What brings the m entries back to d?")(
     lambda d, m: d * m + m, "only-down"
 )
-count_bottleneck.slip("Only the way up is counted. What brings d numbers down to m?")(lambda d, m: d * m + d, "only-up")
+count_bottleneck.slip("Only the way up is counted. What brings the d entries down to m?")(lambda d, m: d * m + d, "only-up")
 count_bottleneck.slip("Both biases have d entries in your count. How many outputs has the layer that goes down?")(
     lambda d, m: 2 * d * m + 2 * d, "both-biases-wide"
 )
@@ -659,6 +699,10 @@ multiplications.slip(
 multiplications.slip(
     "The gradient of the weight is counted for one token. It is a sum over all of them: how many products go into each entry?"
 )(lambda tokens, d_in, d_out, on: d_in * d_out * (2 * tokens + bool(on)), "weight-gradient-for-one-token")
+multiplications.slip(
+    "You add one multiplication for each weight, as if the optimizer's update belonged to the layer's products. The task asks for "
+    "forward and backward alone: which products of matrices are these?"
+)(lambda tokens, d_in, d_out, on: d_in * d_out * (tokens * (3 if on else 2) + bool(on)), "counts-the-update-too")
 multiplications.slip("The two cases are the wrong way round. Which of them needs the gradient of the weight?")(
     lambda tokens, d_in, d_out, on: tokens * d_in * d_out * (2 if on else 3), "trained-and-frozen-swapped"
 )
@@ -756,6 +800,8 @@ def look_settings(answer, case):
     seen = {f"{k} reached": ok for k, ok in fits(lora_total, adapter_total).items()}
     reached = all(seen.values())
     seen["all four would be reached if"] = [] if reached else [w for w, f in READINGS.items() if all(fits(*f).values())]
+    without_head = fits(*READINGS["the head is left out"])
+    seen["reached only if the head were left out"] = [k for k in GOALS if without_head[k] and not seen[f"{k} reached"]]
     return seen | {"_counts": {k: (lora_total if g < 5 else adapter_total)(answer[k]) for k, g in GOALS.items()}}
 
 
@@ -763,7 +809,10 @@ def look_settings(answer, case):
 def counts_in_words(cases, seen, expected):
     if "error" in seen[0]:
         return None
-    return "Your settings give " + "; ".join(f"{n:,} for {k!r}" for k, n in seen[0]["_counts"].items()) + "."
+    told = "Your settings give " + "; ".join(f"{n:,} for {k!r}" for k, n in seen[0]["_counts"].items()) + "."
+    if headless := seen[0]["reached only if the head were left out"]:
+        told += f" Without the {HEAD:,} parameters of the head, {' and '.join(map(repr, headless))} would be right."
+    return told
 
 
 find_settings.solutions += [
@@ -780,6 +829,11 @@ def _settings(message, name, *values):
 _settings(
     "All four would fit if the classification head were not trained. It was: how many parameters has it?",
     "leaves-out-the-head", 20, 40, 141, 528,
+)  # fmt: skip
+_settings(
+    "Three of the four are right. The first would be, if LoRA's matrices were all that is trained: what else is, "
+    "and in which of the four does it weigh most?",
+    "smallest-without-the-head", 16, 32, 128, 512,
 )  # fmt: skip
 _settings(
     "All four would fit with LoRA on one matrix a layer, or with only A counted. "

@@ -1,6 +1,6 @@
 """Lesson 02, rank decomposition: the best matrix of a rank, what an update needs, and training in few random directions.
 
-Shapes everywhere: W and every update (d_out, d_in), A (r, d_in), B (d_out, r). "Size" is the root of the sum of squares.
+Shapes everywhere: W and every update (d_out, d_in), A (r, d_in), B (d_out, r).
 """
 
 import torch
@@ -27,8 +27,8 @@ update_ranks = Question(
     points=0,
     minutes=2,
     question="You fine-tune *every* weight of MiniLM on film reviews, for a short while, and take from each weight matrix what it "
-    "was before. A matrix of random numbers of that shape needs about half of its ranks to hold nine tenths of its size, "
-    "counted in squares. And the real updates?",
+    "was before. Of a matrix of random numbers of that shape, the strongest half of its rank-one terms makes up nine tenths of the "
+    "squared norm. And of the real updates?",
     options={
         "a": (
             "about as many as a random one: gradients are noise",
@@ -51,7 +51,7 @@ update_ranks = Question(
         "d": (
             "more than a random one: training uses every direction",
             (
-                "A random matrix spreads its size over its ranks about as evenly as a matrix can without being built for it. "
+                "A random matrix spreads its squared norm over its rank-one terms about as evenly as a matrix can without being built for it. "
                 "What would have to happen for training to spread it more evenly still?"
             ),
         ),
@@ -121,6 +121,7 @@ keep_ranks = Exercise(
 def rank_cases(seed):
     draw = draws(seed)
     shapes = [(6, 9, 2, torch.float64), (8, 5, 3, torch.float64), (7, 7, 1, torch.float32), (5, 8, 4, torch.float32)]
+    shapes += [(6, 4, 4, torch.float32), (4, 6, 0, torch.float32)]  # all of them, and none: the lesson asks for both
     return [Case(f"`W` of shape {(o, i)}, `r = {r}`", W=draw(o, i, dtype=t), r=r) for o, i, r, t in shapes]
 
 
@@ -141,7 +142,7 @@ def what_is_missing(cases, seen, expected):
     for case, mine, best in zip(cases, seen, expected, strict=True):
         if "_missing" in mine and mine["_missing"] > best["_missing"] * 1.0001:
             return (
-                f"With {case.label}, what you leave out of W has the size {mine['_missing']:.3g}; "
+                f"With {case.label}, the Frobenius norm of what you leave out of W is {mine['_missing']:.3g}; "
                 f"a matrix of rank {case.r} can come as close as {best['_missing']:.3g}."
             )
     return None
@@ -175,25 +176,34 @@ def zeroed(W, r):
     return U @ torch.diag(S) @ Vh
 
 
-@keep_ranks.slip("These are the weakest ranks, and the strongest are gone. In which order does `svd` give them?")
+WEAKEST = "These are the terms with the smallest singular values, and the largest are gone. In which order does `svd` give them?"
+
+
+@keep_ranks.slip(WEAKEST)
 def weakest(W, r):
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-    return U[:, -r:] * S[-r:] @ Vh[-r:]
+    return U[:, len(S) - r :] * S[len(S) - r :] @ Vh[len(S) - r :]
 
 
-@keep_ranks.slip("You took the strongest ranks away and kept the rest. Which of the two was asked for?")
+@keep_ranks.slip(WEAKEST)
+def weakest_from_the_end(W, r):
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    return U[:, -r:] * S[-r:] @ Vh[-r:]  # with r = 0 this is everything
+
+
+@keep_ranks.slip("You took the strongest terms away and kept the rest. Which of the two was asked for?")
 def the_rest(W, r):
     return W - sliced(W, r)
 
 
-@keep_ranks.slip("Every rank you kept has the same strength. Which of the three tensors says how strong each one is?")
+@keep_ranks.slip("Every term you kept has the norm 1. Which of the three tensors says how large each one is?")
 def without_strength(W, r):
     U, _, Vh = torch.linalg.svd(W, full_matrices=False)
     return U[:, :r] @ Vh[:r]
 
 
 @keep_ranks.slip(
-    "The strengths are in there twice. How often does the singular value stand in front of its rank-one matrix?"
+    "The singular values are in there twice. How often does each stand in front of its rank-one matrix?"
 )
 def strength_squared(W, r):
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
@@ -201,7 +211,7 @@ def strength_squared(W, r):
 
 
 @keep_ranks.slip(
-    "The third tensor is used by its columns. It arrives transposed, as the `h` says: where in it does the first right vector stand?"
+    "The third tensor is used by its columns. It arrives transposed, as the `h` says: where in it does the first right singular vector stand?"
 )
 def columns_of_the_third(W, r):
     U, S, Vh = torch.linalg.svd(W)
@@ -227,6 +237,18 @@ def one_too_few(W, r):
     return sliced(W, r - 1)
 
 
+@keep_ranks.slip("You kept one rank too few. How many entries does a slice up to `r` hold?")
+def one_too_few_or_none(W, r):
+    return sliced(W, max(r - 1, 0))
+
+
+@keep_ranks.slip(
+    "At least one term is always kept, and the lesson asks for none too. What is a sum of no terms at all?"
+)
+def at_least_one(W, r):
+    return sliced(W, max(r, 1))
+
+
 @keep_ranks.slip("This is W itself: nothing was left out. Where does r come in?")
 def all_of_it(W, r):
     return W.clone()
@@ -237,15 +259,15 @@ def all_of_it(W, r):
 ranks_for = Exercise(
     "ranks-for",
     lesson=LESSON,
-    title="How many ranks hold a share",
+    title="How many ranks explain a share",
     signature="ranks_for(W, share)",
     why="It turns the picture into one number that can be compared from one matrix to the next.",
     points=1,
     minutes=6,
     difficulty=1,
     hints=[
-        "The squares of the singular values add up to the sum of the squares of all entries of W.",
-        "Add them up from the strongest; `torch.cumsum` gives all the sums at once.",
+        "The squares of the singular values add up to the squared Frobenius norm of W.",
+        "Add them up from the largest; `torch.cumsum` gives all the sums at once.",
         "You look for the first of these sums that reaches the share, and want to know how many ranks went into it.",
     ],
 )
@@ -266,13 +288,29 @@ def share_cases(seed):
         U, V = torch.linalg.qr(draw(k + 3, k))[0], torch.linalg.qr(draw(k, k))[0]
         S = torch.tensor(S, dtype=torch.float64) * (1 + seed % 7)  # the share does not depend on the unit
         cases.append(Case(f"`W` of shape {(k + 3, k)}, `share = {share}`", W=U * S @ V.T, share=share))
-    return cases
+    wide = (draw(6, 20) * torch.linspace(1, 3, 20)).float()  # more columns than rows, float32, as an update may be
+    return [*cases, Case("`W` of shape (6, 20), float32, `share = 0.7`", W=wide, share=0.7)]
 
 
 @ranks_for.observe
 def look_share(answer, case):
     count = given(answer(case.W.clone(), case.share), (int, torch.Tensor), "`ranks_for`")
+    if isinstance(count, torch.Tensor) and count.numel() != 1:
+        raise Unexpected(f"`ranks_for` gave a tensor of shape {tuple(count.shape)}; expected one number.")
     return {"ranks": int(count)}
+
+
+@ranks_for.evidence
+def explained(cases, seen, expected):
+    """What share the ranks counted explain, beside the share asked for."""
+    for case, mine, right in zip(cases, seen, expected, strict=True):
+        if mine.get("ranks") not in (None, right["ranks"]) and 0 <= mine["ranks"] <= min(case.W.shape):
+            held = [0.0, *_held(case.W).tolist()][mine["ranks"]]
+            return (
+                f"With {case.label}, the {mine['ranks']} strongest terms explain {held:.3f} of the squared Frobenius norm; "
+                f"the smallest number that explains {case.share} is asked for."
+            )
+    return None
 
 
 def _held(W):
@@ -303,14 +341,14 @@ def by_leaving_out(W, share):
 
 
 @ranks_for.slip(
-    "The singular values are added up as they are. What is it that adds up to the size of W, counted in squares?"
+    "The singular values are added up as they are. What is it that adds up to the squared Frobenius norm of W?"
 )
 def not_squared(W, share):
     S = torch.linalg.svdvals(W)
     return int((S.cumsum(0) / S.sum() < share).sum()) + 1
 
 
-@ranks_for.slip("One too few: with so many ranks the share is not reached yet. Does a count begin at 0 or at 1?")
+@ranks_for.slip("One too few: with so many terms the share is not reached yet. Does a count begin at 0 or at 1?")
 def one_less(W, share):
     return int((_held(W) < share).sum())
 
@@ -322,19 +360,19 @@ def one_more(W, share):
     return int((_held(W) < share).sum()) + 2
 
 
-@ranks_for.slip("This is a share of the number of ranks. Are all ranks equally strong?")
+@ranks_for.slip("This is a share of the number of terms. Are all singular values equally large?")
 def share_of_the_count(W, share):
     return round(share * len(torch.linalg.svdvals(W)))
 
 
-@ranks_for.slip("You begin with the weakest ranks. With which would you begin to need as few as possible?")
+@ranks_for.slip("You begin with the smallest singular values. With which would you begin to need as few as possible?")
 def from_the_weakest(W, share):
     squares = torch.linalg.svdvals(W).flip(0).square()
     return int((squares.cumsum(0) / squares.sum() < share).sum()) + 1
 
 
 @ranks_for.slip(
-    "You count the ranks weaker than a part of the strongest. Is it one rank that has to hold the share, or a sum?"
+    "You count the singular values above a part of the largest. Is it a single term that has to explain the share, or a sum?"
 )
 def beside_the_strongest(W, share):
     S = torch.linalg.svdvals(W)
@@ -347,7 +385,7 @@ def squared_too_late(W, share):
     return int((sums / sums[-1] < share).sum()) + 1
 
 
-@ranks_for.slip("This counts every rank that is not zero. How many of them are needed for the share?")
+@ranks_for.slip("This counts every singular value that is not zero. How many of them are needed for the share?")
 def the_whole_rank(W, share):
     return int(torch.linalg.matrix_rank(W))
 
@@ -357,7 +395,7 @@ def the_whole_rank(W, share):
 random_like = Exercise(
     "random-like",
     lesson=LESSON,
-    title="A random matrix of the same size",
+    title="A random matrix of the same norm",
     signature="random_like(W)",
     why="A number of ranks is small or large only beside another one.",
     points=1,
@@ -365,7 +403,7 @@ random_like = Exercise(
     difficulty=1,
     hints=[
         "Independent normal numbers, as many rows and columns as W.",
-        "Then one factor for all of them, so that the root of the sum of squares comes out as that of W.",
+        "Then one factor for all of them, so that the Frobenius norm of *this* draw comes out as that of W.",
     ],
 )
 
@@ -389,7 +427,9 @@ def look_like(answer, case):
     if first.shape == case.W.shape:
         R = first.double()
         ratio = float(R.norm() / case.W.double().norm())
-        seen["size, beside that of W"] = "equal" if abs(ratio - 1) < 1e-3 else f"{ratio:.1g} times"
+        near = "near it and not equal" if abs(ratio - 1) < 0.15 else f"{ratio:.1g} times as large"
+        seen["Frobenius norm, beside that of W"] = "equal" if abs(ratio - 1) < 1e-3 else near
+        seen["_ratio"] = ratio
         seen["of full rank"] = int(torch.linalg.matrix_rank(R, rtol=1e-4)) == min(R.shape)
         seen["mean of the entries is near zero"] = bool(R.mean().abs() < 0.15 * R.std())
         seen["made of W's own entries"] = torch.equal(
@@ -399,6 +439,13 @@ def look_like(answer, case):
             "flat" if float((R.abs() > 1.8 * R.std()).double().mean()) < 0.01 else "a bell"
         )
     return seen | {"changed in place": changed({"W": case.W}, W)}
+
+
+@random_like.evidence
+def three_ratios(cases, seen, expected):
+    """The norm of each draw beside that of W, to four digits: a norm that is right on average only shows here."""
+    ratios = [f"{mine['_ratio']:.4g} times with {c.label}" for c, mine in zip(cases, seen) if abs(mine.get("_ratio", 1) - 1) > 1e-3]
+    return f"The Frobenius norm of your matrix is not that of W: {'; '.join(ratios)}." if ratios else None
 
 
 @random_like.solution
@@ -420,16 +467,23 @@ def by_numbers(W):
     return R
 
 
-@random_like.slip("The numbers are random and their size has nothing to do with W. What was to be the same for both?")
+@random_like.slip("The numbers are random and their norm has nothing to do with W. What was to be the same for both?")
 def any_size(W):
     return torch.randn_like(W)
 
 
 @random_like.slip(
-    "The entries vary as much as those of W, which is not the same size: an average that is not zero counts too. Which sum do you have to match?"
+    "Your entries have the standard deviation of W's, and the norm is another: a mean that is not zero counts too. Which sum do you have to match?"
 )
-def same_spread(W):
+def same_standard_deviation(W):
     return torch.randn_like(W) * W.std()
+
+
+@random_like.slip(
+    "The norm is right on average only: each draw comes out a little too large or too small. By what would you divide *this* draw to bring its own norm to 1?"
+)
+def root_mean_square(W):
+    return torch.randn_like(W) * W.square().mean().sqrt()
 
 
 @random_like.slip(
@@ -439,7 +493,7 @@ def shuffled(W):
     return W.flatten()[torch.randperm(W.numel())].reshape(W.shape)
 
 
-@random_like.slip("All the numbers lean to one side: that alone makes one strong rank. What should their mean be?")
+@random_like.slip("All the numbers lean to one side: that alone makes one large singular value. What should their mean be?")
 def positive(W):
     R = torch.rand_like(W)
     return R * W.norm() / R.norm()
@@ -457,13 +511,13 @@ def outer_product(W):
     return R * W.norm() / R.norm()
 
 
-@random_like.slip("The numbers are spread evenly between two ends. Which draw gives normal numbers?")
+@random_like.slip("The numbers are uniform between two ends. Which draw gives normal numbers?")
 def uniform(W):
     R = torch.rand_like(W) - 0.5
     return R * W.norm() / R.norm()
 
 
-@random_like.slip("Its largest entry is as large as W's. Is that the size the lesson means?")
+@random_like.slip("Its largest entry is as large as W's. Is that the Frobenius norm?")
 def same_largest_entry(W):
     R = torch.randn_like(W)
     return R * W.abs().max() / R.abs().max()
@@ -493,10 +547,12 @@ best_b = Exercise(
 def best_cases(seed):
     draw = draws(seed + 30)
     shapes = [(6, 9, 2), (9, 5, 3), (4, 7, 1), (7, 8, 4)]
-    return [
+    cases = [
         Case(f"`W` of shape {(o, i)}, `A` of shape {(r, i)}", W=draw(o, i), A=draw(r, i) + 0.5 * draw(1, i))
         for o, i, r in shapes
     ]
+    W, A = draw(8, 5), draw(8, 2)  # as the lesson uses it in its second half: best_B(W.T, B.T)
+    return [*cases, Case("`W` of shape (5, 8), `A` of shape (2, 8), both transposed views", W=W.T, A=A.T)]
 
 
 @best_b.observe
@@ -512,11 +568,11 @@ def look_best(answer, case):
 
 @best_b.evidence
 def what_b_misses(cases, seen, expected):
-    """The size of W - B A beside the least possible."""
+    """The Frobenius norm of W - B A beside the least possible."""
     for case, mine, best in zip(cases, seen, expected, strict=True):
         if "_missing" in mine and mine["_missing"] > best["_missing"] * 1.0001:
             return (
-                f"With {case.label}, W less B A has the size {mine['_missing']:.3g}; "
+                f"With {case.label}, the Frobenius norm of W less B A is {mine['_missing']:.3g}; "
                 f"another B, with the same A, leaves {best['_missing']:.3g}."
             )
     return None
@@ -575,7 +631,7 @@ def svd_without_a(W, A):
     return U[:, : len(A)] * S[: len(A)]
 
 
-@best_b.slip("Only the directions in which W is strong are mixed here, at strength one. Where did the entries of W go?")
+@best_b.slip("All singular values of W count as 1 here. Where did the entries of W go?")
 def strength_lost(W, A):
     U, _, Vh = torch.linalg.svd(W, full_matrices=False)
     return U @ Vh @ torch.linalg.pinv(A)
@@ -600,13 +656,13 @@ rank_floor = Exercise(
     lesson=LESSON,
     title="The loss that rank r cannot go below",
     signature="rank_floor(update, r)",
-    why="It says before any training where the curve of loss against rank must bend.",
+    why="It says before any training where the curve of loss against rank must turn.",
     points=1,
     minutes=8,
     difficulty=2,
     hints=[
-        "What the best matrix of rank r leaves out is made of the ranks after the r-th. How large is it, counted in squares?",
-        "An entry of the output is a sum over d_in inputs, each of spread one and independent: its mean square is the sum of the squares of one row.",
+        "What the truncated SVD leaves out is made of the singular values after the r-th. What is its squared Frobenius norm?",
+        "An entry of the output is a sum over d_in inputs, independent and of standard deviation one: its mean square is the sum of the squares of one row.",
         "The loss is the mean over the d_out entries of the output.",
     ],
 )
@@ -682,12 +738,12 @@ def floor_as_share(update, r):
     return S[r:].sum() / S.sum()
 
 
-@rank_floor.slip("A rank too few is left out. With `r = 0`, what is the largest singular value that is missing?")
+@rank_floor.slip("One singular value too few is left over. With `r = 0`, what is the largest one that is missing?")
 def floor_off_by_one(update, r):
     return torch.linalg.svdvals(update)[r + 1 :].square().sum() / update.shape[0]
 
 
-@rank_floor.slip("Only the largest of the ranks that are left is counted. What do the others contribute?")
+@rank_floor.slip("Only the largest of the singular values left over is counted. What do the others contribute?")
 def floor_of_the_next(update, r):
     return torch.linalg.svdvals(update)[r].square() / update.shape[0]
 
@@ -695,6 +751,21 @@ def floor_of_the_next(update, r):
 @rank_floor.slip("This is the root of the loss. Mean *squared* error: is there a root in it?")
 def floor_root(update, r):
     return (torch.linalg.svdvals(update)[r:].square().sum() / update.shape[0]).sqrt()
+
+
+@rank_floor.slip("This is the Frobenius norm of what is left out. Of which power of it is the loss a mean, and over how many outputs?")
+def floor_norm(update, r):
+    return torch.linalg.svdvals(update)[r:].norm()
+
+
+@rank_floor.slip("You divide the Frobenius norm of what is left out. Of which power of it is the loss a mean?")
+def floor_norm_divided(update, r):
+    return torch.linalg.svdvals(update)[r:].norm() / update.shape[0]
+
+
+@rank_floor.slip("You divide the Frobenius norm of what is left out. Of which power of it is the loss a mean?")
+def floor_norm_over_root(update, r):
+    return torch.linalg.svdvals(update)[r:].norm() / update.numel() ** 0.5
 
 
 # ================================================================ a random subspace
@@ -718,7 +789,7 @@ subspace = Exercise(
 
 MODELS = [
     {"embed": (30, 8), "q": (8, 8), "v": (8, 8), "norm": (8,)},
-    {"up": (20, 12), "down": (12, 20), "bias": (20,), "bias2": (20,)},
+    {"up": torch.Size((20, 12)), "down": torch.Size((12, 20)), "bias": torch.Size((20,)), "bias2": torch.Size((20,))},
 ]
 
 
@@ -757,6 +828,7 @@ def look_subspace(answer, case):
     if {n: tuple(s) for n, s in seen["names and shapes"].items()} != {n: tuple(s) for n, s in case.shapes.items()}:
         return seen
     one, again = flat(z).detach(), flat(z).detach()
+    seen["type of the changes"] = str(one.dtype).removeprefix("torch.")
     seen["at z = 0 nothing changes"] = not flat(torch.zeros(case.d)).any()
     seen["the same z gives the same change"] = torch.equal(one, again)
     total = flat(2 * z - other).detach()
@@ -889,6 +961,20 @@ def scale_upside_down(shapes, d, seed):
 def scale_without_root(shapes, d, seed):
     move, scale = each_listens_to_one(shapes, d, seed), (d / _size(shapes)) ** 0.5
     return lambda z: {n: u * scale for n, u in move(z).items()}
+
+
+@subspace.slip(
+    "Each tensor by itself moves by about the length of z, so the whole model moves by more. The length of what is to come out as that of z: of one tensor, or of all together?"
+)
+def scaled_for_each_tensor(shapes, d, seed):
+    move, D = each_listens_to_one(shapes, d, seed), _size(shapes)
+    return lambda z: {n: u * (D / u.numel()) ** 0.5 for n, u in move(z).items()}
+
+
+@subspace.slip("The changes are float64, and the model's weights float32. What type does the layer expect that you add them to?")
+def in_float64(shapes, d, seed):
+    move = each_listens_to_one(shapes, d, seed)
+    return lambda z: {n: u.double() for n, u in move(z).items()}
 
 
 @subspace.slip("Only one tensor of the model moves. Whose parameters were to listen?")

@@ -63,6 +63,42 @@ first_step = Question(
 )
 
 
+alpha_and_rank = Question(
+    "alpha-and-rank",
+    lesson=LESSON,
+    title="Rank up, alpha as it was",
+    signature='"a", "b", "c" or "d"',
+    points=0,
+    minutes=2,
+    question=(
+        "LoRA with `r = 8` and `alpha = 16` learns Italian, a few steps at a rate that suits it. Now you take `r = 64`, eight times "
+        "as many trainable parameters, and leave `alpha` and all else as it was. How far has *this* run come after the same steps?"
+    ),
+    options={
+        "a": (
+            "much further: eight times the parameters learn more in a step",
+            "More of them move, and what they add up to is divided by the rank: by how much more than before?",
+        ),
+        "b": (
+            "about as far",
+            (
+                "Eight times the parameters, and nothing gained: B A grows, alpha / r falls by eight, and the update comes out smaller. "
+                "With a larger alpha the same rank learns far faster: what held it back was the step."
+            ),
+        ),
+        "c": (
+            "hardly anywhere: its update is divided by eight times as much",
+            "Divided by eight times as much, yes. Does B A stay what it was when A has eight times the rows?",
+        ),
+        "d": (
+            "less far, but it will generalise better: a small alpha is a regulariser",
+            "Is there a term in the loss that holds anything small? Compare with what a lower learning rate does.",
+        ),
+    },
+    right="b",
+)
+
+
 # ================================================================ forward
 
 lora_forward = Exercise(
@@ -81,14 +117,20 @@ lora_forward = Exercise(
         "How large the addition is depends on two numbers; the rank can be read off a shape.",
     ],
 )
-lora_forward.cases(layer_cases)
+
+
+@lora_forward.cases
+def forward_cases(seed):
+    *cases, last = layer_cases(seed)
+    del last.tensors["bias"]  # as every linear layer of a Llama
+    return [*cases, Case(f"{last.label}, and no bias: `bias` is None", tensors=last.tensors, r=last.r, alpha=last.alpha)]
 
 
 @lora_forward.observe
 def look_forward(answer, case):
     inputs = fresh(case.tensors, learn=("x", "A", "B"))
     before = fresh(case.tensors)
-    y = given(answer(**inputs, alpha=case.alpha), torch.Tensor, "`lora_forward`")
+    y = given(answer(**{"bias": None, **inputs}, alpha=case.alpha), torch.Tensor, "`lora_forward`")
     seen = {"output": y.detach().clone(), "changed in place": changed(before, inputs)}
     return seen | gradients(y, inputs, ("x", "A", "B"))
 
@@ -98,8 +140,10 @@ def update_ratio(cases, seen, expected):
     """Where the update has the right direction and the wrong size in every case, say how many times too large it is."""
     ratios = []
     for case, mine, theirs in zip(cases, seen, expected, strict=True):
+        if "error" in mine and "bias" not in case.tensors:
+            continue  # `+ bias` where there is none: what the others show still holds
         t = {k: v.double() for k, v in case.tensors.items()}
-        base = F.linear(t["x"], t["weight"], t["bias"])
+        base = F.linear(t["x"], t["weight"], t.get("bias"))
         if "error" in mine or mine["output"].shape != base.shape:
             return None
         mine, theirs = mine["output"].double() - base, theirs["output"].double() - base
@@ -123,7 +167,8 @@ def by_linear(x, weight, bias, A, B, alpha):
 @lora_forward.solution
 def by_matmul(x, weight, bias, A, B, alpha):
     r = B.shape[1]
-    return x @ weight.T + bias + (x @ A.T @ B.T) * (alpha / r)
+    y = x @ weight.T + (x @ A.T @ B.T) * (alpha / r)
+    return y if bias is None else y + bias
 
 
 @lora_forward.solution
@@ -134,7 +179,8 @@ def by_merging(x, weight, bias, A, B, alpha):
 @lora_forward.solution
 def by_einsum(x, weight, bias, A, B, alpha):
     update = torch.einsum("...i,ri,or->...o", x, A, B)
-    return torch.einsum("...i,oi->...o", x, weight) + bias + update.mul(alpha).div(A.size(0))
+    frozen = torch.einsum("...i,oi->...o", x, weight) + (0 if bias is None else bias)
+    return frozen + update.mul(alpha).div(A.size(0))
 
 
 lora_forward.slip(
@@ -187,12 +233,20 @@ def no_bias(x, weight, bias, A, B, alpha):
 @lora_forward.slip("The bias is scaled along with the update. Which terms does alpha belong to?")
 def scales_the_bias_too(x, weight, bias, A, B, alpha):
     scale = alpha / A.shape[0]
-    return x @ weight.T + scale * (x @ A.T @ B.T + bias)
+    return x @ weight.T + scale * F.linear(x @ A.T, B, bias)
 
 
 @lora_forward.slip("The bias is there twice. Does the update have a bias of its own?")
 def bias_twice(x, weight, bias, A, B, alpha):
-    return F.linear(x, weight, bias) + alpha / A.shape[0] * (x @ A.T @ B.T) + bias
+    return F.linear(x, weight, bias) + alpha / A.shape[0] * (x @ A.T @ B.T) + (0 if bias is None else bias)
+
+
+@lora_forward.slip(
+    "Right wherever the layer has a bias. Many have none, and then `bias` is None: every linear layer of a Llama is like that. "
+    "What adds a bias only where there is one?"
+)
+def needs_a_bias(x, weight, bias, A, B, alpha):
+    return x @ weight.T + bias + alpha / A.shape[0] * (x @ A.T @ B.T)
 
 
 @lora_forward.slip("The whole output is scaled, the frozen layer included. What should alpha leave untouched?")
@@ -253,7 +307,10 @@ lora_init = Exercise(
     hints=[
         "Two wishes: at the start the model must be exactly the base model, and the first step must change something.",
         "If both are zero, look at each gradient: what is it multiplied by?",
-        "For A: `A @ x` should be about as large as one entry of `x`, so its entries shrink as d_in grows.",
+        ("For A: each entry of `A @ x` is a sum of d_in products with random signs. Does such a sum grow with d_in as its terms "
+        "are counted, or more slowly, since many cancel?"),
+        ("Variances of independent terms add up: the variance of the sum is d_in times that of one term. What is its "
+        "standard deviation, then?"),
     ],
 )
 
@@ -274,12 +331,23 @@ def look_init(answer, case):
     if list(A.shape) == [case.r, case.d_in] and A.any():
         size = (A.pow(2).mean() * case.d_in).sqrt().item()  # |A x| per entry, for x with entries of size 1
         seen["size of an entry of A @ x, when the entries of x are of size 1"] = (
-            "about 1" if 0.25 < size < 2 else f"about {float(f'{size:.1g}'):g}"
+            "about 1" if 0.25 < size < 2 else f"about {size:.2g}"
         )
         seen["a row of A differs from the next"] = not torch.equal(A[0], A[1])
         seen["positive and negative entries in A"] = bool((A > 0).double().mean().sub(0.5).abs() < 0.1)
         seen["a second call draws another A"] = not torch.equal(A, other[0].double())
+        seen["_size"] = size
     return seen
+
+
+@lora_init.evidence
+def sizes_by_width(cases, seen, expected):
+    """Where `A @ x` is too large or too small, how much in every case: its dependence on d_in can then be read off."""
+    sizes = [(case.d_in, mine.get("_size")) for case, mine in zip(cases, seen, strict=True)]
+    if any(size is None for _, size in sizes) or all(0.25 < size < 2 for _, size in sizes):
+        return None
+    told = ", ".join(f"{size:.2g} at `d_in = {d_in}`" for d_in, size in sorted(sizes))
+    return f"For `x` with entries of size 1, those of `A @ x` are of size {told}. Which function of `d_in` grows or shrinks like that?"
 
 
 @lora_init.solution
@@ -327,7 +395,7 @@ def the_other_way_round(d_in, d_out, r):
     return torch.zeros(r, d_in), torch.randn(d_out, r) / r**0.5
 
 
-@lora_init.slip("The shapes are turned. How many rows must A have, if `A @ x` is to have r entries?")
+@lora_init.slip("Both are transposed. How many rows must A have, if `A @ x` is to have r entries?")
 def turned(d_in, d_out, r):
     return torch.randn(d_in, r) / d_in**0.5, torch.zeros(r, d_out)
 
@@ -339,9 +407,27 @@ def all_rows_equal(d_in, d_out, r):
     return torch.randn(d_in).div(d_in**0.5).repeat(r, 1), torch.zeros(d_out, r)
 
 
-@lora_init.slip("The entries of A do not depend on the width. How large is `A @ x` when d_in is 1024?")
+@lora_init.slip(
+    "The entries of A have the same size whatever the width, and those of `A @ x` grow with it. A sum of d_in products with random "
+    "signs is not d_in times as large as one of them: how much larger is it?"
+)
 def standard_normal(d_in, d_out, r):
     return torch.randn(r, d_in), torch.zeros(d_out, r)
+
+
+@lora_init.slip(
+    "The entries of A shrink too fast as the layer gets wider: `A @ x` all but vanishes. You divide as if the d_in products "
+    "of the sum all had the same sign; how large is the sum when half of them are negative?"
+)
+def divided_by_d_in(d_in, d_out, r):
+    return torch.randn(r, d_in) / d_in, torch.zeros(d_out, r)
+
+
+@lora_init.slip(
+    "The entries of A are sized by the rank. Each entry of `A @ x` is a sum of how many products?"
+)
+def sized_by_the_rank(d_in, d_out, r):
+    return torch.randn(r, d_in) / r**0.5, torch.zeros(d_out, r)
 
 
 @lora_init.slip("All entries of A are positive. What do the r hidden values then have in common, whatever x is?")
@@ -367,9 +453,10 @@ lora_gradients = Exercise(
     minutes=12,
     difficulty=3,
     hints=[
-        "`g` is the gradient of the loss for the output y, so it has y's shape. What does a small change of B do to y?",
+        ("Take one vector x first, so that `h = A @ x` is one vector too and `y = scale * B @ h`. What the worked line above says of "
+        "a weight and its input holds for B and its input h, and for A and its input x. Which gradient arrives at h?"),
         "Shapes nearly decide it: A's gradient is (r, d_in), B's is (d_out, r). Which products of g, x, A, B have them?",
-        "Every row of a batch contributes: flatten the leading dimensions first, and the sum comes by itself.",
+        "Every row of a batch contributes: make all leading dimensions one, and the product of matrices does the sum.",
     ],
 )
 
@@ -447,13 +534,45 @@ def averaged(x, g, A, B, alpha):
     return s * B.T @ _full(x, g), s * _full(x, g) @ A.T
 
 
+MANY = (
+    "Right for a batch with one leading dimension. `x` may have more, such as (sentences, tokens, d_in): each token of each "
+    "sentence adds its part to the same gradient. How do several leading dimensions become one?"
+)
+MANY_UNSCALED = (
+    "Two things. With one leading dimension, both gradients are right up to a factor: what stood in front of B A in the forward "
+    "pass? And with more than one, every row has to add its part: how do several leading dimensions become one?"
+)
+
+
+@lora_gradients.slip(MANY)
+def two_dimensions_only(x, g, A, B, alpha):
+    s = alpha / len(A)
+    return s * B.T @ g.T @ x, s * g.T @ (x @ A.T)
+
+
+@lora_gradients.slip(MANY)
+def a_gradient_for_each_sentence(x, g, A, B, alpha):
+    s = alpha / len(A)
+    return s * B.T @ g.mT @ x, s * g.mT @ (x @ A.T)
+
+
+@lora_gradients.slip(MANY_UNSCALED)
+def two_dimensions_only_unscaled(x, g, A, B, alpha):
+    return B.T @ g.T @ x, g.T @ (x @ A.T)
+
+
+@lora_gradients.slip(MANY_UNSCALED)
+def unscaled_for_each_sentence(x, g, A, B, alpha):
+    return B.T @ g.mT @ x, g.mT @ (x @ A.T)
+
+
 @lora_gradients.slip("The two are in the wrong order. Which was asked for first?")
 def swapped(x, g, A, B, alpha):
     s = alpha / len(A)
     return s * _full(x, g) @ A.T, s * B.T @ _full(x, g)
 
 
-@lora_gradients.slip("Each gradient is turned. What shape must a gradient have so that it can be subtracted from A?")
+@lora_gradients.slip("Each gradient is transposed. What shape must a gradient have so that it can be subtracted from A?")
 def transposed(x, g, A, B, alpha):
     s = alpha / len(A)
     return (s * B.T @ _full(x, g)).T, (s * _full(x, g) @ A.T).T
@@ -724,12 +843,10 @@ def look_attach(answer, case):
     ab = {str(p): matrices(a) for p, a in adapters.items()}
     seen["shapes"] = {p: [list(A.shape), list(B.shape)] for p, (A, B) in sorted(ab.items())}
     seen["output at the start"] = read(model, case.x).detach().clone()
+    seen["size of an entry of A @ x, when the entries of x are of size 1"] = sized(A for A, _ in ab.values())
     owned = {id(p) for p in model.parameters()}
-    seen["A and B that the model does not list among its parameters"] = [
-        f"{letter} of {p}"
-        for p, (A, B) in sorted(ab.items())
-        for letter, m in (("A", A), ("B", B))
-        if id(m) not in owned
+    seen["A and B among the model's own parameters"] = [
+        f"{letter} of {p}" for p, (A, B) in sorted(ab.items()) for letter, m in (("A", A), ("B", B)) if id(m) in owned
     ]
     seen["still trainable in the base"] = [n for n, p in base_parameters.items() if p.requires_grad]
     fill(adapters)
@@ -741,6 +858,13 @@ def look_attach(answer, case):
         seen[f"{letter} received a gradient"] = [p for p in sorted(ab) if getattr(ab[p][i], "grad", None) is not None]
     seen["base parameters changed"] = changed(before, base_parameters)
     return seen
+
+
+def sized(drawn):
+    """ "about 1" where `A @ x` is about as large as x, as `lora_init` is to draw it; else how large, over all matrices A."""
+    sizes = [(A.detach().double().pow(2).mean() * A.shape[1]).sqrt().item() for A in drawn]
+    size = sum(sizes) / max(1, len(sizes))
+    return "about 1" if 0.25 < size < 2 else f"about {size:.2g}"
 
 
 class AB(nn.Module):
@@ -797,7 +921,7 @@ def two_hooks(model, targets, r, alpha):
     adapters = {}
     for path, layer in layers(model, targets):
         d_out, d_in = layer.weight.shape
-        A, B = nn.Parameter(torch.randn(r, d_in)), nn.Parameter(torch.zeros(d_out, r))
+        A, B = nn.Parameter(torch.randn(r, d_in) / d_in**0.5), nn.Parameter(torch.zeros(d_out, r))
         layer.register_parameter("lora_A", A)
         layer.register_parameter("lora_B", B)
         kept = {}
@@ -913,6 +1037,20 @@ def b_not_zero(model, targets, r, alpha):
     return _attach(model, targets, r, alpha, make=make)
 
 
+@lora_attach.slip(
+    "A starts far larger than it should: training then takes steps that are too long, on any model. Which of your functions "
+    "draws A of the right size?"
+)
+def a_of_any_size(model, targets, r, alpha):
+    def make(layer, r, alpha):
+        adapter = AB(layer, r, alpha)
+        with torch.no_grad():
+            adapter.A.mul_(10)
+        return adapter
+
+    return _attach(model, targets, r, alpha, make=make)
+
+
 @lora_attach.slip("A and B receive no gradient. Were they there already when everything was frozen?")
 def freezes_the_adapter_too(model, targets, r, alpha):
     adapters = _attach(model, targets, r, alpha)
@@ -932,8 +1070,24 @@ def hooked_twice(model, targets, r, alpha):
 
 lora_attach.slip(
     "Everything works but one thing: the model does not list A and B among its parameters, so no optimizer and no `.to(device)` "
-    "finds them. Where does a layer keep what belongs to it?"
+    "finds them. Where does a layer keep what belongs to it, and what must a tensor be wrapped in to be kept there?"
 )(lambda m, t, r, a: _attach(m, t, r, a, owned=False), "model-does-not-know-them")
+
+
+class Plain(AB):
+    """A and B as tensors that are no parameters."""
+
+    def __init__(self, layer, r, alpha):
+        super().__init__(layer, r, alpha)
+        A, B = self.A.detach(), self.B.detach()
+        del self.A, self.B
+        self.A, self.B = A, B
+
+
+lora_attach.slip(
+    "A and B are plain tensors, so the model does not list them among its parameters: no optimizer gets them, no file holds them, "
+    "and `.to(device)` leaves them behind. What has a tensor to be wrapped in before a layer takes it for a parameter?"
+)(lambda m, t, r, a: _attach(m, t, r, a, make=Plain), "plain-tensors")
 
 
 # ================================================================ merge
@@ -957,7 +1111,9 @@ lora_merge = Exercise(
 
 @lora_merge.cases
 def merge_cases(seed):
-    return layer_cases(seed)[:3]
+    *cases, last = layer_cases(seed)[:4]
+    last.tensors["bias"].zero_()
+    return [*cases, Case(f"{last.label}, and no bias", tensors=last.tensors)]
 
 
 @lora_merge.observe
@@ -1006,7 +1162,7 @@ def bias_left_inside(f, d_in):
 
 
 @lora_merge.slip(
-    "Your weight is turned. Row j of `f(torch.eye(d_in))` is the answer to e_j: is that a row of W or a column?"
+    "Your weight is transposed. Row j of `f(torch.eye(d_in))` is the answer to e_j: is that a row of W or a column?"
 )
 def turned_weight(f, d_in):
     bias = f(torch.zeros(d_in))
@@ -1068,11 +1224,11 @@ lora_unmerge = Exercise(
 def unmerge_cases(seed):
     draw = torch.Generator().manual_seed(seed)
     cases = []
-    for dtype, size in ((torch.bfloat16, 1.0), (torch.bfloat16, 0.01), (torch.float32, 1.0)):
-        weight = torch.randn(6, 9, generator=draw).mul(size).to(dtype)
-        update = torch.randn(6, 9, generator=draw)
-        label = f"a {str(dtype)[6:]} layer with weights of size {size:g} and a float32 update of size 1"
-        cases.append(Case(label, weight=weight, update=update))
+    for dtype, size, biased in ((torch.bfloat16, 1.0, True), (torch.bfloat16, 0.01, True), (torch.float32, 1.0, False)):
+        weight = torch.randn(24, 40, generator=draw).mul(size).to(dtype)
+        update = torch.randn(24, 40, generator=draw)
+        label = f"a {str(dtype)[6:]} layer{'' if biased else ' without a bias'}, weights of size {size:g}, a float32 update of size 1"
+        cases.append(Case(label, weight=weight, update=update, biased=biased))
     return cases
 
 
@@ -1081,7 +1237,8 @@ def look_unmerge(answer, case):
     if not isinstance(answer, (tuple, list)) or len(answer) != 2:
         raise Unexpected('Give both functions: `check("lora-unmerge", (merge, unmerge))`.')
     merge, unmerge = answer
-    layer = nn.Linear(9, 6).to(case.weight.dtype).requires_grad_(False)
+    d_out, d_in = case.weight.shape
+    layer = nn.Linear(d_in, d_out, bias=case.biased).to(case.weight.dtype).requires_grad_(False)
     layer.weight.copy_(case.weight)
     update = case.update.clone()
     kept = merge(layer, update)
@@ -1091,14 +1248,23 @@ def look_unmerge(answer, case):
     return {
         "dtype of the merged weight": str(merged.dtype),
         "merged weight": merged,
+        "entries that are not the sum rounded once": rounded_otherwise(merged, case),
         "dtype after unmerge": str(back.dtype),
         "entries that did not come back bit for bit": int((back.float() != case.weight.float()).sum())
         if back.shape == case.weight.shape
         else f"shape {tuple(back.shape)}",
         "weight after unmerge": back,
-        "frozen as before": not layer.weight.requires_grad,
+        "the weight afterwards": "trainable" if layer.weight.requires_grad else "frozen",
         "update changed": not torch.equal(update, case.update),
     }
+
+
+def rounded_otherwise(merged, case):
+    """How many entries are neither of the two sums that round once, added in float32 or in float64."""
+    if merged.shape != case.weight.shape:
+        return f"shape {tuple(merged.shape)}"
+    sums = [(case.weight.to(exact) + case.update.to(exact)).to(case.weight.dtype) for exact in (torch.float32, torch.float64)]
+    return int(((merged != sums[0]) & (merged != sums[1])).sum())
 
 
 def _rounded(layer, update):
@@ -1137,9 +1303,23 @@ def _swap_back(layer, old):
     layer.weight = old
 
 
+def _keep_and_add_in_place(layer, update):
+    kept = layer.weight.detach().clone()
+    layer.weight.data += update
+    return kept
+
+
+def _add_in_double(layer, update):
+    kept = layer.weight.data
+    layer.weight.data = (kept.double() + update.double()).to(kept.dtype)
+    return kept
+
+
 lora_unmerge.solutions += [
     (_keep_copy, _copy_back),
     (_keep_copy, _put_back),
+    (_keep_and_add_in_place, _copy_back),
+    (_add_in_double, _put_back),
     (_keep_bytes, lambda layer, kept: layer.load_state_dict(kept)),
     (_swap_parameter, _swap_back),
 ]
@@ -1169,6 +1349,18 @@ ROUNDED_TWICE = (
 )
 lora_unmerge.slip(ROUNDED_TWICE)((_add_and_return_update, _subtract), "subtracts-the-update")
 lora_unmerge.slip(ROUNDED_TWICE)((_add_in_16, _subtract_in_16), "subtracts-in-16-bits")
+
+
+def _keep_and_add_in_16(layer, update):
+    kept = layer.weight.detach().clone()
+    layer.weight.data += update.to(kept.dtype)
+    return kept
+
+
+lora_unmerge.slip(
+    "You round twice: the update before it is added, and then the sum. Both roundings lose bits, and the task allows one. "
+    "In which precision can the two be added, so that only the sum is rounded?"
+)((_keep_and_add_in_16, _copy_back), "rounds-twice")
 
 
 def _keep_name(layer, update):
@@ -1324,8 +1516,8 @@ lora_save.slip("The prefix is only half there. `peft` wraps the model twice: wha
 lora_save.slip(
     "The names stop after `lora_A`. In `peft`, A and B are linear layers: what is a linear layer's matrix called?"
 )(_save("base_model.model.{path}.lora_{letter}"), "no-weight-at-the-end")
-lora_save.slip("The matrices are turned. What shape has the weight of a linear layer from d_in to r?")(
-    _save(KEY, lambda A, B: (A.T, B.T)), "turned-matrices"
+lora_save.slip("The matrices are transposed. What shape has the weight of a linear layer from d_in to r?")(
+    _save(KEY, lambda A, B: (A.T, B.T)), "transposed-matrices"
 )
 lora_save.slip("A and B have changed places. Which of the two touches x first?")(
     _save(KEY, lambda A, B: (B, A)), "a-and-b-swapped"

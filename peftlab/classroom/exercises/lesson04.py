@@ -30,7 +30,7 @@ rank_and_size = Question(
     points=0,
     minutes=1,
     question="You raise the rank of LoRA from 4 to 64 and leave `alpha` and the learning rate alone. You take one step of Adam, "
-    "which moves every entry of `B` by about the learning rate. What becomes of the size of the update?",
+    "which moves every entry of `B` by about the learning rate. What becomes of the Frobenius norm of the update?",
     options={
         "a": (
             "it grows sixteen times: sixteen times as many numbers move",
@@ -53,6 +53,40 @@ rank_and_size = Question(
 )
 
 
+does_rank_help = Question(
+    "does-rank-help",
+    lesson=LESSON,
+    title="Four times the rank",
+    signature='"a", "b", "c" or "d"',
+    points=0,
+    minutes=2,
+    question="LoRA with rank 8 writes about 95 in 100 unseen numbers in Italian after 80 steps. You train it again with rank 32, "
+    "four times as many trainable parameters, both at the learning rate that suits them best, several seeds each. What do you find?",
+    options={
+        "a": (
+            "rank 32 is better by ten points or more: it can represent every update that rank 8 can, and others",
+            (
+                "It can. But gradient descent has to find them in 80 steps, and the scale in front of B A has shrunk to a "
+                "quarter. Is what a method can represent what holds this task back?"
+            ),
+        ),
+        "b": (
+            "rank 32 is worse by ten points or more: it overfits",
+            "All 800 training numbers follow the rules that the test asks for. What would there be to learn by heart?",
+        ),
+        "c": (
+            "a difference too small to tell from none with a few seeds",
+            "A larger rank is room. Room helps where the task needs it; where eight ranks are enough, more of it changes little.",
+        ),
+        "d": (
+            "rank 32 is better, and so would 64 and 128 be, each by as much again",
+            "Then full fine-tuning would be far ahead of them all. How many points are left above 95 in 100?",
+        ),
+    },
+    right="c",
+)
+
+
 # ================================================================ rsLoRA
 
 rs_scale = Exercise(
@@ -60,7 +94,7 @@ rs_scale = Exercise(
     lesson=LESSON,
     title="The scale of rsLoRA",
     signature="scale(r, alpha, rank_stabilised)",
-    why="One character of LoRA, and it decides whether a large rank can do anything.",
+    why="One character of LoRA, and it decides how the first steps change with the rank.",
     points=1,
     minutes=3,
     hints=[
@@ -149,17 +183,17 @@ def root_of_alpha(r, alpha, rank_stabilised):
 dora = Exercise(
     "dora-forward",
     lesson=LESSON,
-    title="Length and direction",
+    title="Magnitude and direction",
     signature="dora_forward(x, weight, bias, A, B, magnitude, alpha)",
     dims={"x": "... d_in", "weight": "d_out d_in", "bias": "d_out", "A": "r d_in", "B": "d_out r", "magnitude": "d_out"},
-    why="Each row of the weight gets a length of its own, and LoRA is left with turning it.",
+    why="Each row of the weight gets a norm of its own, and LoRA is left with turning it.",
     points=3,
     minutes=12,
     difficulty=2,
     hints=[
-        "Build V first, the weight with LoRA's update merged in. What is the length of each of its rows?",
-        "Each row of V is divided by its length and multiplied by its entry of `magnitude`. The bias belongs to neither.",
-        "The length is held constant in the backward pass: `.detach()` on it alone, not on V.",
+        "Build V first, the weight with LoRA's update merged in. What is the norm of each of its rows?",
+        "Each row of V is divided by its norm and multiplied by its entry of `magnitude`. The bias belongs to neither, and may be `None`.",
+        "The norm is held constant in the backward pass: `.detach()` on it alone, not on V.",
     ],
 )
 
@@ -167,17 +201,19 @@ dora = Exercise(
 @dora.cases
 def dora_cases(seed):
     draw, cases = draws(seed), []
-    for batch, d_in, d_out, r, alpha in (((5,), 7, 4, 3, 12), ((2, 3), 6, 9, 4, 10), ((), 5, 8, 2, 1)):
+    for batch, d_in, d_out, r, alpha in (((5,), 7, 4, 3, 12), ((2, 3), 6, 9, 4, 10), ((), 5, 8, 2, 1), ((2, 4), 5, 6, 3, 5)):
         names = {"x": (*batch, d_in), "weight": (d_out, d_in), "bias": (d_out,), "A": (r, d_in), "B": (d_out, r)}
         tensors = {k: draw(*s) for k, s in names.items()} | {"magnitude": draw(d_out).abs() + 0.5}
         cases.append(Case(f"`x` of shape {(*batch, d_in)}, `d_out = {d_out}`, `r = {r}`", tensors=tensors, alpha=alpha))
+    del tensors["bias"]  # the last: a layer as polyglot-350k has them
+    cases[-1].label += ", `bias = None`"
     return cases
 
 
 @dora.observe
 def look_dora(answer, case):
     inputs, before = fresh(case.tensors, learn=("x", "A", "B", "magnitude")), fresh(case.tensors)
-    y = given(answer(**inputs, alpha=case.alpha), torch.Tensor, "`dora_forward`")
+    y = given(answer(**{"bias": None, **inputs}, alpha=case.alpha), torch.Tensor, "`dora_forward`")
     seen = {"output": y.detach().clone(), "changed in place": changed(before, inputs)}
     return seen | gradients(y, inputs, ("x", "A", "B", "magnitude"))
 
@@ -186,113 +222,168 @@ def _V(weight, A, B, alpha):
     return weight + alpha / len(A) * B @ A
 
 
+def held(norm):
+    """Constant in the backward pass."""
+    return norm.detach()
+
+
+def live(norm):
+    """Part of the graph: the gradient flows through it too."""
+    return norm
+
+
+def at_either(message):
+    """A slip in the output, registered twice: with the norm held constant, and without. The output is judged first."""
+
+    def keep(function):
+        for suffix, hold in (("", held), ("_live", live)):
+            # as a default, so that the name in the closure is not the loop's last
+            def answer(x, weight, bias, A, B, magnitude, alpha, hold=hold):
+                return function(x, weight, bias, A, B, magnitude, alpha, hold)
+
+            dora.slip(message)(answer, f"{function.__name__}{suffix}".replace("_", "-"))
+        return function
+
+    return keep
+
+
 @dora.solution
 def by_rows(x, weight, bias, A, B, magnitude, alpha):
     V = weight + alpha / A.shape[0] * B @ A
-    length = V.norm(dim=1).detach()
-    return F.linear(x, V * (magnitude / length)[:, None], bias)
+    norm = V.norm(dim=1).detach()
+    return F.linear(x, V * (magnitude / norm)[:, None], bias)
 
 
 @dora.solution
 def by_outputs(x, weight, bias, A, B, magnitude, alpha):
     y = F.linear(x, weight) + alpha / len(A) * F.linear(F.linear(x, A), B)
     with torch.no_grad():
-        length = (weight + alpha / len(A) * B @ A).square().sum(1).sqrt()
-    return magnitude / length * y + bias
+        norm = (weight + alpha / len(A) * B @ A).square().sum(1).sqrt()
+    y = magnitude / norm * y
+    return y if bias is None else y + bias
 
 
 @dora.solution
 def by_diagonal(x, weight, bias, A, B, magnitude, alpha):
     V = _V(weight, A, B, alpha)
-    return x @ (torch.diag(magnitude / V.detach().norm(dim=1)) @ V).T + bias
+    y = x @ (torch.diag(magnitude / V.detach().norm(dim=1)) @ V).T
+    return y + (0 if bias is None else bias)
 
 
-@dora.slip("The output is right, and a gradient is not: it flows through the length too. What is held constant?")
+@dora.slip("The output is right, and a gradient is not: it flows through the norm too. What is held constant?")
 def not_detached(x, weight, bias, A, B, magnitude, alpha):
     V = _V(weight, A, B, alpha)
     return F.linear(x, V / V.norm(dim=1, keepdim=True) * magnitude[:, None], bias)
 
 
-@dora.slip(
-    "These are lengths of columns, or cannot be spread over rows. Does `magnitude` have an entry for each input or each output?"
-)
-def by_columns(x, weight, bias, A, B, magnitude, alpha):
+BIAS_ALWAYS = "It stops where the layer has no bias, and none of the layers in this lesson has one. What is there to add when `bias` is `None`?"
+
+
+@dora.slip(BIAS_ALWAYS)
+def bias_always(x, weight, bias, A, B, magnitude, alpha):
     V = _V(weight, A, B, alpha)
-    return F.linear(x, V / V.norm(dim=0, keepdim=True).detach() * magnitude[:, None], bias)
+    return x @ (V * (magnitude / V.norm(dim=1).detach())[:, None]).T + bias
+
+
+@dora.slip(BIAS_ALWAYS)
+def bias_always_live(x, weight, bias, A, B, magnitude, alpha):
+    V = _V(weight, A, B, alpha)
+    return x @ (V * (magnitude / V.norm(dim=1))[:, None]).T + bias
+
+
+@at_either(
+    "These are norms of columns of V, one for each input. Does `magnitude` have an entry for each input or each output?"
+)
+def by_columns(x, weight, bias, A, B, magnitude, alpha, hold):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V / hold(V.norm(dim=0, keepdim=True)) * magnitude[:, None], bias)
 
 
 @dora.slip(
-    "You divide by the length of the frozen rows. Which matrix is it whose rows should come out with length one?"
+    "You divide by the norms of the frozen rows. Which matrix is it whose rows should come out with norm one?"
 )
-def frozen_length(x, weight, bias, A, B, magnitude, alpha):
+def frozen_norm(x, weight, bias, A, B, magnitude, alpha):
     V = _V(weight, A, B, alpha)
     return F.linear(x, V * (magnitude / weight.norm(dim=1))[:, None], bias)
 
 
-@dora.slip("The bias is stretched along with the rest. Does the bias belong to a row's length?")
-def bias_stretched(x, weight, bias, A, B, magnitude, alpha):
+@at_either("The bias is stretched along with the rest. Does the bias belong to a row's norm?")
+def bias_stretched(x, weight, bias, A, B, magnitude, alpha, hold):
     V = _V(weight, A, B, alpha)
-    return F.linear(x, V, bias) * magnitude / V.norm(dim=1).detach()
+    return F.linear(x, V, bias) * magnitude / hold(V.norm(dim=1))
 
 
-@dora.slip("The rows keep their own length besides. What must they be divided by before `magnitude` can set it?")
+@dora.slip("The rows keep their own norm besides. What must they be divided by before `magnitude` can set it?")
 def not_divided(x, weight, bias, A, B, magnitude, alpha):
     return F.linear(x, _V(weight, A, B, alpha) * magnitude[:, None], bias)
 
 
-@dora.slip("One length is used for the whole matrix. How many rows are there to be given a length?")
-def one_length(x, weight, bias, A, B, magnitude, alpha):
+@at_either("One norm is used for the whole matrix. How many rows are there to be given a norm?")
+def one_norm(x, weight, bias, A, B, magnitude, alpha, hold):
     V = _V(weight, A, B, alpha)
-    return F.linear(x, V * (magnitude / V.norm().detach())[:, None], bias)
+    return F.linear(x, V * (magnitude / hold(V.norm()))[:, None], bias)
 
 
-@dora.slip("No gradient reaches A and B. What else did you detach, beside the length?")
+@dora.slip("No gradient reaches A and B. What else did you detach, beside the norm?")
 def all_detached(x, weight, bias, A, B, magnitude, alpha):
     V = _V(weight, A, B, alpha).detach()
     return F.linear(x, V * (magnitude / V.norm(dim=1))[:, None], bias)
 
 
-@dora.slip("The update is not scaled as in lesson 03. What stands before B A?")
-def unscaled(x, weight, bias, A, B, magnitude, alpha):
+@at_either("The update is not scaled as in lesson 03. What stands before B A?")
+def unscaled(x, weight, bias, A, B, magnitude, alpha, hold):
     V = weight + B @ A
-    return F.linear(x, V * (magnitude / V.norm(dim=1).detach())[:, None], bias)
+    return F.linear(x, V * (magnitude / hold(V.norm(dim=1)))[:, None], bias)
 
 
-@dora.slip("The update is multiplied by alpha and by nothing else. What is alpha divided by, as in lesson 03?")
-def alpha_undivided(x, weight, bias, A, B, magnitude, alpha):
+@at_either("The update is multiplied by alpha and by nothing else. What is alpha divided by, as in lesson 03?")
+def alpha_undivided(x, weight, bias, A, B, magnitude, alpha, hold):
     V = weight + alpha * B @ A
-    return F.linear(x, V * (magnitude / V.norm(dim=1).detach())[:, None], bias)
+    return F.linear(x, V * (magnitude / hold(V.norm(dim=1)))[:, None], bias)
 
 
-@dora.slip("The frozen rows get a new length, and no update turns them. Where do A and B come in?")
+@at_either("Here alpha is divided by the root of the rank, as in rsLoRA. By what does the equation of this lesson divide it?")
+def rank_stabilised(x, weight, bias, A, B, magnitude, alpha, hold):
+    V = weight + alpha / len(A) ** 0.5 * B @ A
+    return F.linear(x, V * (magnitude / hold(V.norm(dim=1)))[:, None], bias)
+
+
+@dora.slip("The frozen rows get a new norm, and no update turns them. Where do A and B come in?")
 def no_update(x, weight, bias, A, B, magnitude, alpha):
     return F.linear(x, weight * (magnitude / weight.norm(dim=1))[:, None], bias)
 
 
-@dora.slip("This is LoRA: the lengths of the rows are what they happen to be. What is `magnitude` for?")
+@dora.slip("This is LoRA: the norms of the rows are what they happen to be. What is `magnitude` for?")
 def plain_lora(x, weight, bias, A, B, magnitude, alpha):
     return F.linear(x, _V(weight, A, B, alpha), bias)
 
 
-@dora.slip("The length is given to the frozen rows, and the update added afterwards. Which rows are to have that length in the end?")
+@dora.slip("The norm is given to the frozen rows, and the update added afterwards. Which rows are to have that norm in the end?")
 def update_added_last(x, weight, bias, A, B, magnitude, alpha):
     turned = weight * (magnitude / weight.norm(dim=1))[:, None]
     return F.linear(x, turned + alpha / len(A) * B @ A, bias)
 
 
-@dora.slip("You divide by the sum of the squares. What is still to be taken of it before it is a length?")
-def squared_length(x, weight, bias, A, B, magnitude, alpha):
+@at_either("You divide by the sum of the squares. What is still to be taken of it before it is a norm?")
+def squared_norm(x, weight, bias, A, B, magnitude, alpha, hold):
     V = _V(weight, A, B, alpha)
-    return F.linear(x, V * (magnitude / V.square().sum(1).detach())[:, None], bias)
+    return F.linear(x, V * (magnitude / hold(V.square().sum(1)))[:, None], bias)
 
 
-@dora.slip("The bias is missing. What else does the layer add?")
-def no_bias(x, weight, bias, A, B, magnitude, alpha):
-    return by_rows(x, weight, torch.zeros_like(bias), A, B, magnitude, alpha)
+@at_either("Every row comes out with norm one. Which of your inputs says what norm it is to have?")
+def no_magnitude(x, weight, bias, A, B, magnitude, alpha, hold):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V / hold(V.norm(dim=1))[:, None], bias)
+
+
+@at_either("The bias is missing. What else does the layer add, where it has one?")
+def no_bias(x, weight, bias, A, B, magnitude, alpha, hold):
+    V = _V(weight, A, B, alpha)
+    return F.linear(x, V * (magnitude / hold(V.norm(dim=1)))[:, None])
 
 
 @dora.switched(
-    norm=("by-columns", "one-length", "frozen-length", "squared-length", "not-divided"),
+    norm=("by-columns", "one-norm", "frozen-norm", "squared-norm", "not-divided"),
     scale=("unscaled", "alpha-undivided"),
     shift=("no-bias", "bias-stretched"),
     graph=("not-detached", "all-detached"),
@@ -300,16 +391,16 @@ def no_bias(x, weight, bias, A, B, magnitude, alpha):
 def with_switches(x, weight, bias, A, B, magnitude, alpha, norm="", scale="", shift="", graph=""):
     V = weight + {"unscaled": 1, "alpha-undivided": alpha}.get(scale, alpha / len(A)) * B @ A
     V = V.detach() if graph == "all-detached" else V
-    length = {
+    divisor = {
         "by-columns": V.norm(dim=0, keepdim=True),
-        "one-length": V.norm(),
-        "frozen-length": weight.norm(dim=1, keepdim=True),
-        "squared-length": V.square().sum(1, keepdim=True),
+        "one-norm": V.norm(),
+        "frozen-norm": weight.norm(dim=1, keepdim=True),
+        "squared-norm": V.square().sum(1, keepdim=True),
         "not-divided": torch.ones_like(magnitude)[:, None],
     }.get(norm, V.norm(dim=1, keepdim=True))
-    length = length if graph == "not-detached" else length.detach()
-    stretched = bias * magnitude / V.norm(dim=1).detach()
-    return F.linear(x, V / length * magnitude[:, None], {"no-bias": None, "bias-stretched": stretched}.get(shift, bias))
+    divisor = divisor if graph == "not-detached" else divisor.detach()
+    stretched = None if bias is None else bias * magnitude / V.norm(dim=1).detach()
+    return F.linear(x, V / divisor * magnitude[:, None], {"no-bias": None, "bias-stretched": stretched}.get(shift, bias))
 
 
 # ================================================================ PiSSA
@@ -325,9 +416,9 @@ pissa = Exercise(
     minutes=8,
     difficulty=2,
     hints=[
-        "`torch.linalg.svd` with `full_matrices=False`, and of it the r strongest parts, as in lesson 02.",
+        "`torch.linalg.svd` with `full_matrices=False`, and of it the first r terms, as in lesson 02.",
         "Each singular value is shared out evenly: its root goes to the row of A, its root to the column of B.",
-        "`alpha / r` times B A is to be the strongest part of the weight. What must B A be, then?",
+        "`alpha / r` times B A is to be the truncated SVD of the weight. What must B A be, then?",
     ],
 )
 
@@ -348,7 +439,7 @@ def look_pissa(answer, case):
     seen = {"shapes of A and B": f"{tuple(A.shape)} and {tuple(B.shape)}"}
     if A.shape == (case.r, case.weight.shape[1]) and B.shape == (len(case.weight), case.r):
         seen["alpha / r times B A"] = case.alpha / case.r * B @ A
-        seen["lengths of the rows of A"], seen["lengths of the columns of B"] = A.norm(dim=1), B.norm(dim=0)
+        seen["norms of the rows of A"], seen["norms of the columns of B"] = A.norm(dim=1), B.norm(dim=0)
     return seen | {"changed in place": changed({"W": case.weight}, inputs)}
 
 
@@ -379,38 +470,38 @@ def _parts(weight, r):
     return U[:, :r], S[:r], Vh[:r]
 
 
-@pissa.slip("B A is the strongest part of the weight, but a factor will be put before it. Who takes that out again?")
+@pissa.slip("B A is the truncated SVD of the weight, but a factor will be put before it. Who takes that out again?")
 def forgot_scale(weight, r, alpha):
     U, S, Vh = _parts(weight, r)
     return S.sqrt()[:, None] * Vh, U * S.sqrt()
 
 
-@pissa.slip("All of the strength stands on one side. How is it to be shared between A and B?")
+@pissa.slip("The singular values stand on one side only, in B. How are they to be shared between A and B?")
 def all_in_B(weight, r, alpha):
     U, S, Vh = _parts(weight, r)
     return Vh, U * S * r / alpha
 
 
-@pissa.slip("All of the strength went into A. What does B get of it?")
+@pissa.slip("The singular values all went into A. What does B get of them?")
 def all_in_A(weight, r, alpha):
     U, S, Vh = _parts(weight, r)
     return (S * r / alpha)[:, None] * Vh, U
 
 
-@pissa.slip("These are the weakest parts of the weight. In which order does `svd` give them?")
+@pissa.slip("These are the terms with the smallest singular values. In which order does `svd` give them?")
 def weakest(weight, r, alpha):
     U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
     root = (S[-r:] * r / alpha).sqrt()
     return root[:, None] * Vh[-r:], U[:, -r:] * root
 
 
-@pissa.slip("The strength is in there twice. Whose product is to be the singular value?")
+@pissa.slip("The singular values are in there twice. The product of which two numbers is to be one of them?")
 def no_root(weight, r, alpha):
     U, S, Vh = _parts(weight, r)
     return (S * r / alpha)[:, None] * Vh, U * S * r / alpha
 
 
-@pissa.slip("The singular values are missing. What says how strong each part is?")
+@pissa.slip("The singular values are missing. What says how large each term is?")
 def no_strength(weight, r, alpha):
     U, _, Vh = _parts(weight, r)
     return Vh * (r / alpha) ** 0.5, U * (r / alpha) ** 0.5
@@ -448,14 +539,14 @@ def changed_places(weight, r, alpha):
     return by_roots(weight, r, alpha)[::-1]
 
 
-@pissa.slip("All parts of the weight are in there. How many of them were asked for?")
+@pissa.slip("All terms of the SVD are in there. How many of them were asked for?")
 def all_parts(weight, r, alpha):
     U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
     root = (S * r / alpha).sqrt()
     return root[:, None] * Vh, U * root
 
 
-@pissa.slip("You took columns of what `svd` gives third. It comes transposed already: where in it does the strongest part lie?")
+@pissa.slip("You took columns of what `svd` gives third. It comes transposed already: where in it does the first right singular vector stand?")
 def columns_of_vh(weight, r, alpha):
     U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
     root = (S[:r] * r / alpha).sqrt()
@@ -573,8 +664,9 @@ keep = Exercise(
     minutes=8,
     difficulty=2,
     hints=[
-        "All layers stand in one contest: put all scores in one long tensor and find the mark that `budget` of them reach.",
-        "`torch.topk` or a sort gives the mark. Then each layer compares its own scores with it.",
+        "All layers stand in one contest: put all scores in one long tensor and find the `budget` largest of them.",
+        "`torch.topk` gives values *and* places. A mark that scores are compared with lets too many stay where several are equal to it; places do not.",
+        "A mask for the long tensor, true at those places, can be cut into one piece a layer: `split`.",
     ],
 )
 
@@ -586,7 +678,10 @@ def keep_cases(seed):
         scores = {f"layer {i}": (draw(r).abs() + 0.01) * 4.0**i for i in range(layers)}  # later layers matter more
         scores["layer 0"][1] = 4.0 ** (layers + 1)  # and one triplet of the first does
         cases.append(Case(f"{layers} layers of {r}, `budget = {budget}`", scores=scores, budget=budget))
-    return cases
+    ties = {i: torch.zeros(4, dtype=torch.float64) for i in range(3)}  # triplets that are off score zero; keys as in the lesson
+    ties[1][2], ties[2][0] = 1 + seed % 3, 5
+    cases.append(Case("3 layers of 4, ten scores of them zero, `budget = 5`", scores=ties, budget=5))
+    return [*cases, Case("2 layers of 4, `budget = 8`: all of them", scores={i: draw(4).abs() for i in range(2)}, budget=8)]
 
 
 @keep.observe
@@ -599,28 +694,68 @@ def look_keep(answer, case):
             shape = tuple(scores[name].shape)
             raise Unexpected(f"`{name}` has no mask. A mask has the shape of the scores, {shape}, and is true or false for each of them.")
     seen = {"kept in all": int(sum(mask.sum() for mask in kept.values()))}
-    seen["which"] = {name: [bool(k) for k in mask.flatten()] for name, mask in kept.items()}
+    mark = torch.cat(list(case.scores.values())).sort(descending=True).values[case.budget - 1]
+    equal = int(sum((s == mark).sum() for s in case.scores.values())) > 1  # then any of those at the mark will do
+
+    def told(name, i, k):
+        return "either" if equal and name in case.scores and case.scores[name][i] == mark else bool(k)
+
+    seen["which"] = {name: [told(name, i, k) for i, k in enumerate(mask.flatten())] for name, mask in kept.items()}
+    seen["type of the masks"] = ", ".join(sorted({str(mask.dtype).removeprefix("torch.") for mask in kept.values()}))
     return seen | {"changed in place": changed(case.scores, scores)}
 
 
 @keep.solution
+def by_places(scores, budget):
+    flat = torch.cat(list(scores.values()))
+    mask = torch.zeros(len(flat), dtype=torch.bool)
+    mask[flat.topk(budget).indices] = True
+    return dict(zip(scores, mask.split([len(s) for s in scores.values()])))
+
+
+@keep.solution
+def by_sorting(scores, budget):
+    ranked = sorted(((float(v), name, i) for name, s in scores.items() for i, v in enumerate(s)), key=lambda t: -t[0])
+    masks = {name: torch.zeros(len(s), dtype=torch.bool) for name, s in scores.items()}
+    for _, name, i in ranked[:budget]:
+        masks[name][i] = True
+    return masks
+
+
+@keep.solution
+def by_order(scores, budget):
+    flat = torch.hstack([*scores.values()])
+    place = flat.argsort(descending=True).argsort()
+    kept, at = {}, 0
+    for name, s in scores.items():
+        kept[name] = place[at : at + len(s)] < budget
+        at += len(s)
+    return kept
+
+
 def by_a_mark(scores, budget):
     mark = torch.cat(list(scores.values())).topk(budget).values[-1]
     return {name: s >= mark for name, s in scores.items()}
 
 
-@keep.solution
-def by_sorting(scores, budget):
-    everything = sorted((float(v) for s in scores.values() for v in s), reverse=True)
-    return {name: torch.tensor([float(v) in everything[:budget] for v in s]) for name, s in scores.items()}
+@keep.slip("Where several scores are equal to the weakest that stays, more stay than the budget allows. How would you choose places, not values?")
+def more_at_the_mark(scores, budget):
+    return by_a_mark(scores, budget)
 
 
-@keep.solution
-def by_places(scores, budget):
-    flat = torch.cat([s for s in scores.values()])
-    mask = torch.zeros(len(flat), dtype=torch.bool)
-    mask[flat.argsort(descending=True)[:budget]] = True
-    return dict(zip(scores, mask.split([len(s) for s in scores.values()])))
+@keep.slip("Your masks are numbers, 1 and 0. Of which type must a mask be, for PyTorch to take it as one, when it stands between brackets or behind a `~`?")
+def float_masks(scores, budget):
+    return {name: mask.double() for name, mask in by_places(scores, budget).items()}
+
+
+@keep.slip("Your masks are numbers, 1 and 0. Of which type must a mask be, for PyTorch to take it as one, when it stands between brackets or behind a `~`?")
+def float32_masks(scores, budget):
+    return {name: mask.float() for name, mask in by_places(scores, budget).items()}
+
+
+@keep.slip("Your masks are numbers, 1 and 0. Of which type must a mask be, for PyTorch to take it as one, when it stands between brackets or behind a `~`?")
+def integer_masks(scores, budget):
+    return {name: mask.long() for name, mask in by_places(scores, budget).items()}
 
 
 @keep.slip("Every layer keeps as many. Which of them is allowed to lose all its ranks to another?")
@@ -631,8 +766,7 @@ def each_its_share(scores, budget):
 
 @keep.slip("The least important are kept. Which end of the list is to be switched off?")
 def worst(scores, budget):
-    mark = torch.cat(list(scores.values())).topk(budget, largest=False).values[-1]
-    return {name: s <= mark for name, s in scores.items()}
+    return by_places({name: -s for name, s in scores.items()}, budget)
 
 
 @keep.slip("One too few is kept. Does the one that stands exactly at the mark belong to the budget?")
@@ -643,8 +777,7 @@ def one_short(scores, budget):
 
 @keep.slip("You switch off as many as the budget says. Is it the number to keep or the number to lose?")
 def budget_lost(scores, budget):
-    mark = torch.cat(list(scores.values())).sort().values[budget]
-    return {name: s >= mark for name, s in scores.items()}
+    return by_places(scores, sum(len(s) for s in scores.values()) - budget)
 
 
 @keep.slip("Whole layers are kept or lost. Is it layers that compete, or single triplets?")
@@ -655,7 +788,7 @@ def whole_layers(scores, budget):
 
 @keep.slip("Scores are compared within their layer, as shares of it. Can a layer that matters little then ever lose?")
 def relative(scores, budget):
-    return by_a_mark({name: s / s.sum() for name, s in scores.items()}, budget)
+    return by_places({name: s / s.sum() for name, s in scores.items()}, budget)
 
 
 @keep.slip("Every layer keeps the whole budget. Is it meant for each of them or for all together?")
@@ -681,6 +814,7 @@ plus = Exercise(
     hints=[
         "An optimizer of PyTorch takes a list of dicts, each with its `params` and its `lr`.",
         "The name tells them apart: a `B` of LoRA has `lora_B` in its name. What is frozen goes nowhere.",
+        "`model.named_parameters()` can be gone through once only.",
     ],
 )
 
@@ -698,13 +832,15 @@ def plus_cases(seed):
 @plus.observe
 def look_plus(answer, case):
     parameters = {n: torch.nn.Parameter(torch.ones(2), requires_grad=n not in case.frozen) for n in case.names}
-    made = given(answer(list(parameters.items()), case.lr, case.ratio), list, "`groups`")
+    made = given(answer(iter(parameters.items()), case.lr, case.ratio), list, "`groups`")
     names = {id(p): n for n, p in parameters.items()}
     seen = {}
     for group in made:
         if "params" not in given(group, dict, "an entry of `groups`"):
             raise Unexpected(f"a group has no `params`; it has {', '.join(map(str, group)) or 'nothing'}.")
         params = group["params"]  # one alone will do for an optimizer
+        if isinstance(params, set):
+            raise Unexpected("`params` is a set, which has no order, and an optimizer refuses it; expected a list.")
         for p in [params] if isinstance(params, torch.Tensor) else params:
             if id(p) not in names:
                 raise Unexpected(f"`params` holds a {type(p).__name__}; expected the parameters themselves.")
@@ -736,6 +872,15 @@ def by_rate(named_parameters, lr, ratio):
     return [{"params": those, "lr": rate} for rate, those in rates.items()]
 
 
+@plus.slip(
+    "No B is in a group. `named_parameters` may be a generator, as a model gives it: how often can one be gone through?"
+)
+def twice_through(named_parameters, lr, ratio):
+    rest = [p for n, p in named_parameters if p.requires_grad and "lora_B" not in n]
+    fast = [p for n, p in named_parameters if p.requires_grad and "lora_B" in n]
+    return [{"params": rest, "lr": lr}, {"params": fast, "lr": lr * ratio}]
+
+
 @plus.slip("A learns faster here, and B does not. Which of the two writes into the layer's output?")
 def fast_A(named_parameters, lr, ratio):
     return one_each(
@@ -760,9 +905,19 @@ def one_rate(named_parameters, lr, ratio):
     return one_each(named_parameters, lr, 1)
 
 
-@plus.slip("Only B is trained. Where did A go?")
+ONLY_B = "Only B is in a group. Where did A go: was it left out, or looked for in a generator that had been gone through?"
+
+
+@plus.slip(ONLY_B)
 def only_B(named_parameters, lr, ratio):
     return one_each([(n, p) for n, p in named_parameters if "lora_B" in n], lr, ratio)
+
+
+@plus.slip(ONLY_B)
+def twice_through_B_first(named_parameters, lr, ratio):
+    fast = [p for n, p in named_parameters if p.requires_grad and "lora_B" in n]
+    rest = [p for n, p in named_parameters if p.requires_grad and "lora_B" not in n]
+    return [{"params": rest, "lr": lr}, {"params": fast, "lr": lr * ratio}]
 
 
 @plus.slip("A's rate was lowered, B's left at `lr`. Whose rate is `lr`?")

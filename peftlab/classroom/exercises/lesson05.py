@@ -1,6 +1,6 @@
 """Lesson 05, adapters: the bottleneck (arXiv:1902.00751), its places (2005.00247, 2110.04366), what it costs, and fusion.
 
-Shapes everywhere: h and x (..., d), D (m, d), a (m,), U (d, m), b (d,). A "detour" is the function h -> U f(D h + a) + b.
+Shapes everywhere: h and x (..., d), D (m, d), a (m,), U (d, m), b (d,). A "bottleneck" is the function h -> U f(D h + a) + b.
 """
 
 import statistics
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, Near, Question, Unexpected
 from ..observing import changed, fresh, given, gradients
 
 LESSON = "05-adapters"
@@ -63,7 +63,7 @@ question = Question(
 bottleneck = Exercise(
     "adapter-bottleneck",
     lesson=LESSON,
-    title="The detour",
+    title="The bottleneck",
     signature="bottleneck(h, D, a, U, b, f)",
     dims={"h": "... d", "D": "m d", "a": "m", "U": "d m", "b": "d"},
     why="All adapters of this lesson are this one function, put in different places.",
@@ -107,8 +107,8 @@ def by_linear(h, D, a, U, b, f):
 
 @bottleneck.solution
 def by_matmul(h, D, a, U, b, f):
-    narrow = f(h @ D.T + a)
-    return narrow @ U.T + b
+    inside = f(h @ D.T + a)
+    return inside @ U.T + b
 
 
 @bottleneck.solution
@@ -129,7 +129,7 @@ def with_h(h, D, a, U, b, f):
     return h + by_linear(h, D, a, U, b, f)
 
 
-@bottleneck.slip("Without f the two matrices are one product. Where does the bend come in?")
+@bottleneck.slip("Without f the two matrices are one product. Where does the non-linearity come in?")
 def without_f(h, D, a, U, b, f):
     return F.linear(F.linear(h, D, a), U, b)
 
@@ -139,32 +139,32 @@ def f_at_the_end(h, D, a, U, b, f):
     return f(F.linear(F.linear(h, D, a), U, b))
 
 
-@bottleneck.slip("f comes first, before the way down. What enters it in the equation?")
+@bottleneck.slip("f comes first, before the down-projection. What enters it in the equation?")
 def f_at_the_start(h, D, a, U, b, f):
     return F.linear(F.linear(f(h), D, a), U, b)
 
 
-@bottleneck.slip("f acts twice, in the middle and at the end. After the way up, may the detour no longer subtract?")
+@bottleneck.slip("f acts twice, in the middle and at the end. After the up-projection, may the adapter no longer subtract?")
 def f_twice(h, D, a, U, b, f):
     return f(by_linear(h, D, a, U, b, f))
 
 
-@bottleneck.slip("Both biases are missing. What does the detour add where h is zero?")
+@bottleneck.slip("Both biases are missing. What does the adapter add where h is zero?")
 def no_biases(h, D, a, U, b, f):
     return F.linear(f(F.linear(h, D)), U)
 
 
-@bottleneck.slip("The bias of the way up is missing. How many biases has the equation?")
+@bottleneck.slip("The bias of the up-projection is missing. How many biases has the equation?")
 def no_b(h, D, a, U, b, f):
     return F.linear(f(F.linear(h, D, a)), U)
 
 
-@bottleneck.slip("The bias of the way down is missing. What shifts the place at which f bends?")
+@bottleneck.slip("The bias of the down-projection is missing. What shifts the place of ReLU's kink?")
 def no_a(h, D, a, U, b, f):
     return F.linear(f(F.linear(h, D)), U, b)
 
 
-@bottleneck.slip("The bias a is added after f. Is it to shift the bend, or what comes out of it?")
+@bottleneck.slip("The bias a is added after f. Is it to shift what enters f, or what comes out of it?")
 def a_after_f(h, D, a, U, b, f):
     return F.linear(f(F.linear(h, D)) + a, U, b)
 
@@ -174,7 +174,7 @@ def down_detached(h, D, a, U, b, f):
     return F.linear(f(F.linear(h, D.detach(), a.detach())), U, b)
 
 
-@bottleneck.slip("One particular function bends here, whichever is handed in. What is the argument `f` for?")
+@bottleneck.slip("One particular non-linearity acts here, whichever is given. What is the argument `f` for?")
 def relu_always(h, D, a, U, b, f):
     return by_linear(h, D, a, U, b, torch.relu)
 
@@ -315,7 +315,7 @@ def swapped_biases(d, m):
     return D, b, U, a
 
 
-@start.slip("The bias of the way up starts at random and moves every h before anything is learnt. What should it be?")
+@start.slip("The bias of the up-projection starts at random and moves every h before anything is learnt. What should it be?")
 def random_bias(d, m):
     D, a, U, _ = up_zero(d, m)
     return D, a, U, torch.randn(d)
@@ -340,8 +340,8 @@ places = Exercise(
     difficulty=2,
     hints=[
         "Without adapters the block is two lines: to x is added what the attention makes of it, then what the feed-forward part makes of the sum.",
-        "For Houlsby keep what the attention gives in a name of its own: the detour reads *that*, not the sum.",
-        "For Pfeiffer the whole block runs first, and the detour reads what it returns.",
+        "For Houlsby keep what the attention gives in a name of its own: the adapter reads *that*, not the sum.",
+        "For Pfeiffer the whole block runs first, and the adapter reads what it returns.",
         "For the parallel adapter `feed_forward` and `two` read the same thing.",
     ],
 )
@@ -401,10 +401,10 @@ def one_after_the_other(x, attention, feed_forward, one, two, how):
 
 @places.solution
 def wrapped(x, attention, feed_forward, one, two, how):
-    def behind(layer, detour):
+    def behind(layer, adapter):
         def run(x):
             h = layer(x)
-            return h + detour(h)
+            return h + adapter(h)
 
         return run
 
@@ -429,7 +429,7 @@ def three_branches(x, attention, feed_forward, one, two, how):
     return x + two(x)
 
 
-@places.slip("Both of Houlsby's detours are added at the end. What does the feed-forward part read, once the first one has spoken?")
+@places.slip("Both of Houlsby's adapters are added at the end. What does the feed-forward part read, once the first one is there?")
 def both_at_the_end(x, attention, feed_forward, one, two, how):
     if how != "houlsby":
         return one_after_the_other(x, attention, feed_forward, one, two, how)
@@ -439,7 +439,7 @@ def both_at_the_end(x, attention, feed_forward, one, two, how):
 
 
 @places.slip(
-    "For Houlsby the detour reads the sum with the residual. What reads it in the picture: the sum, or what the layer gave?"
+    "For Houlsby the adapter reads the sum with the residual. What reads it in the picture: the sum, or what the layer gave?"
 )
 def houlsby_after_residual(x, attention, feed_forward, one, two, how):
     if how != "houlsby":
@@ -460,7 +460,7 @@ def houlsby_one(x, attention, feed_forward, one, two, how):
 
 
 @places.slip(
-    "For Pfeiffer the detour reads what the feed-forward part gave, without the residual. What does the whole block return?"
+    "For Pfeiffer the adapter reads what the feed-forward part gave, without the residual. What does the whole block return?"
 )
 def pfeiffer_before_residual(x, attention, feed_forward, one, two, how):
     if how != "pfeiffer":
@@ -471,7 +471,7 @@ def pfeiffer_before_residual(x, attention, feed_forward, one, two, how):
 
 
 @places.slip(
-    "For the parallel adapter the detour reads what the feed-forward part gave. What stands *beside* it, and reads what it reads?"
+    "For `parallel` the adapter reads what the feed-forward part gave. What stands *beside* it, and reads what it reads?"
 )
 def parallel_behind(x, attention, feed_forward, one, two, how):
     if how != "parallel":
@@ -482,7 +482,7 @@ def parallel_behind(x, attention, feed_forward, one, two, how):
 
 
 @places.slip(
-    "The parallel detour reads the block's input. Which x does the feed-forward part read: before or after the attention?"
+    "The parallel adapter reads the block's input. Which x does the feed-forward part read: before or after the attention?"
 )
 def parallel_reads_too_early(x, attention, feed_forward, one, two, how):
     if how != "parallel":
@@ -491,7 +491,7 @@ def parallel_reads_too_early(x, attention, feed_forward, one, two, how):
     return y + feed_forward(y) + two(x)
 
 
-@places.slip("The detours replace what they read. Where is h, which they were to be added to?")
+@places.slip("The adapters replace what they read. Where is h, the residual connection?")
 def replaced(x, attention, feed_forward, one, two, how):
     h = attention(x)
     x = x + (one(h) if how == "houlsby" else h)
@@ -499,7 +499,7 @@ def replaced(x, attention, feed_forward, one, two, how):
     return {"houlsby": lambda: x + two(h), "pfeiffer": lambda: two(x + h), "parallel": lambda: x + two(x)}[how]()
 
 
-@places.slip("The block's own residuals are gone. What is x added to, with or without adapters?")
+@places.slip("The block's own residual connections are gone. What is x added to, with or without adapters?")
 def no_residuals(x, attention, feed_forward, one, two, how):
     h = attention(x)
     x = h + (one(h) if how == "houlsby" else 0)
@@ -515,7 +515,7 @@ def one_everywhere(x, attention, feed_forward, one, two, how):
     return x + h + two({"houlsby": h, "parallel": x, "pfeiffer": x + h}[how])
 
 
-@places.slip("The two detours have changed places. Which of them stands behind the attention?")
+@places.slip("The two adapters have changed places. Which of them stands behind the attention?")
 def swapped(x, attention, feed_forward, one, two, how):
     return three_branches(x, attention, feed_forward, two, one, how)
 
@@ -534,7 +534,7 @@ def parallel_as_pfeiffer(x, attention, feed_forward, one, two, how):
 
 
 @places.slip(
-    "Every detour reads the sum it stands behind, in all three. That is so for one of them: what do the detours of the other two "
+    "Every adapter reads the sum it stands behind, in all three. That is so for one of them: what do the adapters of the other two "
     "read in the picture?"
 )
 def on_the_sum_everywhere(x, attention, feed_forward, one, two, how):
@@ -545,7 +545,7 @@ def on_the_sum_everywhere(x, attention, feed_forward, one, two, how):
 
 
 @places.slip(
-    "In all three the last detour reads what the feed-forward part gave. For which of them does the picture say so?"
+    "In all three the last adapter reads what the feed-forward part gave. For which of them does the picture say so?"
 )
 def two_reads_h(x, attention, feed_forward, one, two, how):
     h = attention(x)
@@ -554,7 +554,7 @@ def two_reads_h(x, attention, feed_forward, one, two, how):
     return x + h + two(h)
 
 
-@places.slip("Houlsby's detours replace what the two layers gave. A detour returns what is to be added: where is h?")
+@places.slip("Houlsby's adapters replace what the two layers gave. `one` and `two` return what is to be added: where is h?")
 def houlsby_replaced(x, attention, feed_forward, one, two, how):
     if how != "houlsby":
         return three_branches(x, attention, feed_forward, one, two, how)
@@ -562,13 +562,13 @@ def houlsby_replaced(x, attention, feed_forward, one, two, how):
     return x + two(feed_forward(x))
 
 
-# ================================================================ does it bend
+# ================================================================ is it affine
 
-bends = Exercise(
-    "adapter-bends",
+affine = Exercise(
+    "adapter-affine",
     lesson=LESSON,
     title="Ask whether it can be merged",
-    signature="bend(f, x, y)",
+    signature="nonlinearity(f, x, y)",
     why="It decides for every method of this course whether it can be merged, without a look at its formula.",
     points=2,
     minutes=8,
@@ -577,13 +577,13 @@ bends = Exercise(
         "A linear function gives the sum of the outputs for the sum of the inputs.",
         "With a bias c that is off: f(x + y) holds one c. How many hold f(x) and f(y) together?",
         "f(0) tells you c. Put it back where it is missing, and every function W x + c comes out at zero.",
-        "At the end the size: the root of the sum of the squares.",
+        "At the end the norm: the root of the sum of the squares.",
     ],
 )
 
 
-@bends.cases
-def bends_cases(seed):
+@affine.cases
+def affine_cases(seed):
     draw = draws(seed + 40)
     W, c, V = draw(5, 4), draw(5), draw(5, 4)
     D, U = draw(3, 5), draw(5, 3)
@@ -595,37 +595,43 @@ def bends_cases(seed):
         "a function that is even": lambda x: c + (x @ V.T).abs(),
     }
     shapes = [(4,), (3, 4), (2, 3, 4), (4,), (6, 4)]
-    return [
+    cases = [
         Case(f"{name}, `x` of shape {s}", f=f, x=draw(*s), y=draw(*s))
         for (name, f), s in zip(functions.items(), shapes)
     ]
+    single = V.float()
+    return [
+        *cases,
+        Case("a function of single precision", f=lambda x: (x @ single.T) ** 2, x=draw(5, 4).float(), y=draw(5, 4).float()),
+    ]
 
 
-@bends.observe
-def look_bends(answer, case):
+@affine.observe
+def look_affine(answer, case):
     x, y = case.x.clone(), case.y.clone()
-    bend = given(answer(case.f, x, y), (float, int, torch.Tensor), "`bend`")
-    if isinstance(bend, bool):
-        raise Unexpected("`bend` gave yes or no; expected a number, the size of the difference.")
-    if isinstance(bend, torch.Tensor) and bend.numel() != 1:
+    made = given(answer(case.f, x, y), (float, int, torch.Tensor), "`nonlinearity`")
+    if isinstance(made, bool):
+        raise Unexpected("`nonlinearity` gave yes or no; expected a number, the norm of the difference.")
+    if isinstance(made, torch.Tensor) and made.numel() != 1:
         raise Unexpected(
-            f"`bend` gave a tensor of shape {tuple(bend.shape)}; expected one number, the size of the difference."
+            f"`nonlinearity` gave a tensor of shape {tuple(made.shape)}; expected one number, the norm of the difference."
         )
-    bend = float(bend)
+    made = float(made)
     size = float(case.f(case.x).norm())
+    single = case.x.dtype == torch.float32
     return {
-        "is zero, up to rounding": abs(bend) < 1e-9 * size,
-        "bend, as a share of the size of f(x)": round(bend / size, 7),
+        "is zero, up to rounding": abs(made) < (1e-5 if single else 1e-9) * size,
+        "non-linearity, as a share of the norm of f(x)": Near(made / size, 1e-3) if single else round(made / size, 7),
         "changed in place": changed({"x": case.x, "y": case.y}, {"x": x, "y": y}),
     }
 
 
-@bends.solution
+@affine.solution
 def put_back(f, x, y):
     return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).norm()
 
 
-@bends.solution
+@affine.solution
 def without_bias_first(f, x, y):
     bias = f(0 * x)
 
@@ -635,59 +641,59 @@ def without_bias_first(f, x, y):
     return (g(x + y) - (g(x) + g(y))).square().sum().sqrt().item()
 
 
-@bends.solution
+@affine.solution
 def two_differences(f, x, y):
     here, there = f(x + y) - f(x), f(y) - f(x - x)  # what y adds at x, and what it adds at zero
     return torch.linalg.vector_norm(here - there)
 
 
-@bends.slip(
-    "A layer with a bias is said to bend. It can be merged, though: how often is its bias in f(x) + f(y), how often in f(x + y)?"
+@affine.slip(
+    "A layer with a bias comes out as non-linear. It can be merged, though: how often is its bias in f(x) + f(y), how often in f(x + y)?"
 )
 def bias_forgotten(f, x, y):
     return (f(x + y) - f(x) - f(y)).norm()
 
 
-@bends.slip("With the bias it is worse than without. Is f(0) too many in the difference, or is it missing?")
+@affine.slip("With the bias it is worse than without. Is f(0) too many in the difference, or is it missing?")
 def bias_subtracted(f, x, y):
     return (f(x + y) - f(x) - f(y) - f(torch.zeros_like(x))).norm()
 
 
-@bends.slip(
-    "You double one input, and y plays no part. Which functions that bend pass when only one direction is tried?"
+@affine.slip(
+    "You double one input, and y plays no part. Which non-linear functions pass when only one direction is tried?"
 )
 def one_direction(f, x, y):
     return (f(2 * x) - 2 * f(x) + f(torch.zeros_like(x))).norm()
 
 
-@bends.slip("You turn the sign of x, and y plays no part. What if the function bends for positive inputs alone?")
+@affine.slip("You turn the sign of x, and y plays no part. What if the function has its kink among positive inputs alone?")
 def only_the_sign(f, x, y):
     return (f(x) + f(-x) - 2 * f(torch.zeros_like(x))).norm()
 
 
-@bends.slip("This is the sum of the squares. What is still to be taken of it?")
+@affine.slip("This is the sum of the squares. What is still to be taken of it?")
 def squared(f, x, y):
     return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).square().sum()
 
 
-@bends.slip("This is the largest entry. Was the largest asked for, or the size?")
+@affine.slip("This is the largest entry. Was the largest asked for, or the norm?")
 def largest(f, x, y):
     return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).abs().max()
 
 
-@bends.slip("The entries are added up with their signs. What becomes of one that is up and one that is down?")
+@affine.slip("The entries are added up with their signs. What becomes of one that is up and one that is down?")
 def signed_sum(f, x, y):
     return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).sum()
 
 
-@bends.slip(
-    "The size of each is taken before the difference. Can two vectors of one length point in different directions?"
+@affine.slip(
+    "The norm of each is taken before the difference. Can two vectors of one norm point in different directions?"
 )
 def sizes_first(f, x, y):
     return (f(x + y) + f(torch.zeros_like(x))).norm() - (f(x) + f(y)).norm()
 
 
-@bends.slip(
+@affine.slip(
     "The bias is taken off f(x) and off f(y), and f(x + y) keeps its own. Does every function W x + c come out at zero then?"
 )
 def bias_left_in_the_sum(f, x, y):
@@ -695,17 +701,17 @@ def bias_left_in_the_sum(f, x, y):
     return (f(x + y) - (f(x) - c) - (f(y) - c)).norm()
 
 
-@bends.slip("This is a share of the output. Was a share asked for, or the size of the difference itself?")
+@affine.slip("This is a share of the output. Was a share asked for, or the norm of the difference itself?")
 def as_a_part(f, x, y):
     return put_back(f, x, y) / f(x + y).norm()
 
 
-@bends.slip("The squares are averaged, not added up. What is the size of a vector?")
+@affine.slip("The squares are averaged, not added up. What is the norm of a vector?")
 def mean_of_squares(f, x, y):
     return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).square().mean().sqrt()
 
 
-@bends.slip("The amounts are added up as they are. What is done to each of them before the sum, and to the sum?")
+@affine.slip("The absolute values are added up as they are. What is done to each of them before the sum, and to the sum?")
 def sum_of_amounts(f, x, y):
     return (f(x + y) - f(x) - f(y) + f(torch.zeros_like(x))).abs().sum()
 
@@ -750,9 +756,10 @@ def width_cases(seed):
 @width.observe
 def look_width(answer, case):
     m = given(answer(case.budget, case.d, case.places), (int, float), "`adapter_width`")
-    if m != int(m):
-        raise Unexpected(f"`adapter_width` gave {m:.4g}; expected a whole number.")
-    return {"m": int(m)}
+    if not isinstance(m, int):
+        kind = "a whole number as a float: a width is an `int`" if m == int(m) else "expected a whole number"
+        raise Unexpected(f"`adapter_width` gave {m:.6g}; {kind}.")
+    return {"m": m}
 
 
 @width.solution
@@ -774,22 +781,22 @@ def as_a_share(budget, d, places):
     return int(max(0, per_place - d) / (2 * d + 1))
 
 
-@width.slip("The biases are not counted. How many numbers does one place train besides D and U?")
+@width.slip("The biases are not counted. How many parameters does one place train besides D and U?")
 def no_biases_counted(budget, d, places):
     return budget // (places * 2 * d)
 
 
-@width.slip("The bias of the way up, d numbers, is not counted. Does it depend on m?")
+@width.slip("The bias of the up-projection, d parameters, is not counted. Does it depend on m?")
 def no_up_bias(budget, d, places):
     return budget // (places * (2 * d + 1))
 
 
-@width.slip("The bias of the way down, m numbers, is not counted. What shifts the place of the bend?")
+@width.slip("The bias of the down-projection, m parameters, is not counted. What shifts what enters f?")
 def no_down_bias(budget, d, places):
     return max(0, (budget // places - d) // (2 * d))
 
 
-@width.slip("You count one matrix. How many does a detour have?")
+@width.slip("You count one matrix. How many does a bottleneck have?")
 def one_matrix(budget, d, places):
     return max(0, (budget // places - d) // (d + 1))
 
@@ -824,7 +831,7 @@ def below_zero(budget, d, places):
     return (budget // places - d) // (2 * d + 1)
 
 
-@width.slip("The bias of the way up, d numbers, is counted once for each of the m. How many has one place?")
+@width.slip("The bias of the up-projection, d parameters, is counted once for each of the m. How many has one place?")
 def up_bias_times_m(budget, d, places):
     return budget // (places * (3 * d + 1))
 
@@ -880,7 +887,8 @@ def slowdown_cases(seed):
         Case("a steady machine", machine=(plain, 1.2, 1, 0, -1), rounds=5),
         Case("a machine whose first call of each takes long", machine=(1.0, 1.5, 30, 0, -1), rounds=5),
         Case("a machine that grows slower with each call", machine=(1.0, 1.3, 1, 0.4, -1), rounds=7),
-        Case("a machine that is interrupted once", machine=(2.0, 2.5 + plain, 4, 0.1, 3), rounds=7),
+        Case("a machine that is interrupted once", machine=(2.0, 2.5 + plain, 4, 0.1, 4), rounds=7),
+        Case("a machine that grows slower, an even number of rounds", machine=(1.0, 1.3, 1, 0.4, -1), rounds=6),
     ]
 
 
@@ -935,7 +943,8 @@ def sorted_by_hand(base, adapted, clock, rounds):
             times.append(clock() - begin)
         if i > 0:
             ratios.append(times[1] / times[0])
-    return sorted(ratios)[rounds // 2]
+    ratios.sort()
+    return (ratios[(rounds - 1) // 2] + ratios[rounds // 2]) / 2
 
 
 def _pairs(base, adapted, clock, rounds):
@@ -1002,6 +1011,17 @@ def best_round(base, adapted, clock, rounds):
     return min(a / b for b, a in _pairs(base, adapted, clock, rounds))
 
 
+@slowdown.slip("With an even number of rounds you take one of the two in the middle. What is the median of four numbers?")
+def one_of_the_two_in_the_middle(base, adapted, clock, rounds):
+    return sorted(a / b for b, a in _pairs(base, adapted, clock, rounds))[rounds // 2]
+
+
+@slowdown.slip("You take the ratio of the middle round. In which order must the ratios stand before the one in the middle is the median?")
+def middle_round(base, adapted, clock, rounds):
+    ratios = [a / b for b, a in _pairs(base, adapted, clock, rounds)]
+    return (ratios[(rounds - 1) // 2] + ratios[rounds // 2]) / 2
+
+
 @slowdown.slip("You took the time from another clock. Which one were you given?")
 def another_clock(base, adapted, clock, rounds):
     return median_of_ratios(base, adapted, time.perf_counter, rounds)
@@ -1054,7 +1074,7 @@ def two_stretches(base, adapted, clock, rounds):
 fusion = Exercise(
     "adapter-fusion",
     lesson=LESSON,
-    title="Which adapter shall speak?",
+    title="Which adapter, how much",
     signature="fuse(h, outputs, Q, K, V)",
     dims={"h": "... d", "outputs": "N ... d", "Q": "d d", "K": "d d", "V": "d d"},
     why="Adapters add new computation, so several can stand side by side, and something small can learn to choose.",
@@ -1084,18 +1104,20 @@ def fusion_cases(seed):
 
 @fusion.observe
 def look_fusion(answer, case):
-    inputs = fresh(case.tensors)
+    inputs, before = fresh(case.tensors, learn=("Q", "K", "V")), fresh(case.tensors)
     out = given(answer(**inputs), (tuple, list), "`fuse`")
     if len(out) != 2:
-        raise Unexpected(f"`fuse` gave {len(out)} things; expected two: what replaces h, and the weights.")
-    mixed, weights = (given(t, torch.Tensor, "`fuse`").detach() for t in out)
+        raise Unexpected(f"`fuse` gave {len(out)} things; expected two: what replaces h, and the attention weights.")
+    made, weights = (given(t, torch.Tensor, "`fuse`") for t in out)
+    mixed, weights = made.detach().clone(), weights.detach()
     n, shape = len(case.tensors["outputs"]), case.tensors["h"].shape
-    seen = {"shape of the weights": str(tuple(weights.shape)), "shape of what replaces h": str(tuple(mixed.shape))}
+    seen = {"shape of the attention weights": str(tuple(weights.shape)), "shape of what replaces h": str(tuple(mixed.shape))}
     if weights.shape == (n, *shape[:-1]):
-        seen["the weights of one h add up to"] = (
+        seen["the attention weights of one h add up to"] = (
             "one" if torch.allclose(weights.sum(0), torch.ones_like(weights[0])) else "something else"
         )
-    return seen | {"weights": weights, "what replaces h": mixed, "changed in place": changed(case.tensors, inputs)}
+    seen |= {"attention weights": weights, "what replaces h": mixed, "changed in place": changed(before, inputs)}
+    return seen | gradients(made, inputs, ("Q", "K", "V"))
 
 
 @fusion.solution
@@ -1123,7 +1145,7 @@ def one_adapter_at_a_time(h, outputs, Q, K, V):
 
 
 @fusion.slip(
-    "The weights of one h over all adapters should add up to one. Along which dimension does your softmax run?"
+    "The attention weights of one h over all adapters should add up to one. Along which dimension does your softmax run?"
 )
 def softmax_over_the_wrong_one(h, outputs, Q, K, V):
     scores = (F.linear(h, Q) * F.linear(outputs, K)).sum(-1)
@@ -1131,7 +1153,7 @@ def softmax_over_the_wrong_one(h, outputs, Q, K, V):
     return (weights.unsqueeze(-1) * F.linear(outputs, V)).sum(0), weights
 
 
-@fusion.slip("There is no softmax: scores may be negative. What makes them weights?")
+@fusion.slip("There is no softmax: scores may be negative. What makes attention weights of them?")
 def no_softmax(h, outputs, Q, K, V):
     weights = (F.linear(h, Q) * F.linear(outputs, K)).sum(-1)
     return (weights.unsqueeze(-1) * F.linear(outputs, V)).sum(0), weights
@@ -1172,7 +1194,7 @@ def plain_mean(h, outputs, Q, K, V):
     return (weights.unsqueeze(-1) * F.linear(outputs, V)).sum(0), weights
 
 
-@fusion.slip("Only the best adapter is heard, and a choice has no gradient. How could Q and K learn from that?")
+@fusion.slip("Only the adapter with the highest score counts, and such a choice has no gradient. How could Q and K learn from that?")
 def hard_choice(h, outputs, Q, K, V):
     scores = (F.linear(h, Q) * F.linear(outputs, K)).sum(-1)
     weights = F.one_hot(scores.argmax(0), len(outputs)).movedim(-1, 0).to(h.dtype)
@@ -1213,6 +1235,22 @@ def by_sigmoid(h, outputs, Q, K, V):
     return (weights.unsqueeze(-1) * F.linear(outputs, V)).sum(0), weights
 
 
-@fusion.slip("h is taken off the outputs first. What do keys and values read in the equation: the detours, or what the adapters made of h?")
-def detours_alone(h, outputs, Q, K, V):
+@fusion.slip("The numbers are right, and no gradient reaches Q and K. What in your code cuts the graph between the scores and the result?")
+def weights_detached(h, outputs, Q, K, V):
+    weights = step_by_step(h, outputs, Q, K, V)[1].detach()
+    return (weights.unsqueeze(-1) * F.linear(outputs, V)).sum(0), weights
+
+
+@fusion.slip("Two things: V plays no part, and the scores are divided by the root of d. What is it that is mixed, and what does the equation divide by?")
+def no_values_and_the_root(h, outputs, Q, K, V):
+    return no_values(h, outputs, Q / h.shape[-1] ** 0.5, K, V)
+
+
+@fusion.slip("Two things: your softmax runs along the wrong dimension, and the scores are divided by the root of d. What should add up to one?")
+def wrong_softmax_and_the_root(h, outputs, Q, K, V):
+    return softmax_over_the_wrong_one(h, outputs, Q / h.shape[-1] ** 0.5, K, V)
+
+
+@fusion.slip("h is taken off the outputs first. What do keys and values read in the equation: what each adapter adds, or what it made of h?")
+def additions_alone(h, outputs, Q, K, V):
     return step_by_step(h, outputs - h, Q, K, V)

@@ -55,9 +55,9 @@ with_prompt = Exercise(
     minutes=7,
     difficulty=1,
     hints=[
-        "Three tensors grow by n places, all on the same side: what is read, what may be looked at, what is to be said.",
+        "Three tensors grow by n positions, all on the same side: what is read, what may be looked at, what is to be predicted.",
         "P is the same for each text of the batch: `expand` repeats it without a copy.",
-        "Nothing is to be said at the n new places. Which label does a loss of PyTorch pass over?",
+        "Nothing is to be predicted at the n new positions. Which label does a loss of PyTorch ignore?",
     ],
 )
 
@@ -90,12 +90,18 @@ def look_prompt(answer, case):
     if len(out) != 3:
         raise Unexpected(f"`with_prompt` gave {len(out)} things; expected three: embeddings, mask, labels.")
     embeds, mask, labels = (given(part, torch.Tensor, "each of the three") for part in out)
-    seen = {
-        "shapes": ", ".join(str(tuple(t.shape)) for t in (embeds, mask, labels)),
+    n, (batch, time, _) = len(case.tensors["P"]), case.tensors["embeds"].shape
+    seen = {"shapes": ", ".join(str(tuple(t.shape)) for t in (embeds, mask, labels))}
+    if mask.shape != (batch, n + time) or labels.shape != mask.shape or embeds.shape[:2] != mask.shape:
+        return seen
+    seen |= {
         "embeddings": embeds.detach().clone(),
-        "mask": mask.double(),
-        "labels": labels.double(),
-        "labels are whole numbers": not labels.is_floating_point(),
+        "mask at the prompt's positions": sorted(set(mask[:, :n].flatten().tolist())),
+        "mask of the text as it was": torch.equal(mask[:, n:].double(), case.tensors["mask"].double()),
+        "labels at the prompt's positions": sorted(set(labels[:, :n].flatten().tolist())),
+        "labels of the text as they were": torch.equal(labels[:, n:].double(), case.tensors["labels"].double()),
+        "type of the mask": str(mask.dtype),
+        "type of the labels": str(labels.dtype),
         "changed in place": changed(case.tensors, inputs),
     }
     return seen | gradients(embeds, inputs, ("P", "embeds"))
@@ -145,16 +151,16 @@ with_prompt.slip(
 with_prompt.slip("The prompt is masked: the model will never look at it. What does a one in the mask mean?")(
     lambda P, embeds, mask, labels: _prompted(P, embeds, mask, labels, seen=0), "prompt-masked"
 )
-with_prompt.slip("The model is asked to say token 0 at the prompt's places. Which label says that nothing is wanted?")(
+with_prompt.slip("The model is asked to predict token 0 at the prompt's positions. Which label says that nothing is wanted?")(
     lambda P, embeds, mask, labels: _prompted(P, embeds, mask, labels, said=0), "labels-of-zero"
 )
 with_prompt.slip("Embeddings and labels no longer belong together: on which side of the labels did the prompt come?")(
     lambda P, embeds, mask, labels: _prompted(P, embeds, mask, labels, (0, 0, 1)), "labels-padded-behind"
 )
-with_prompt.slip("Embeddings and mask no longer belong together: whose zero has moved to another place?")(
+with_prompt.slip("Embeddings and mask no longer belong together: whose zero has moved to another position?")(
     lambda P, embeds, mask, labels: _prompted(P, embeds, mask, labels, (0, 1, 0)), "mask-padded-behind"
 )
-with_prompt.slip("Mask and labels are as they were, and the text has grown by n places. How long must they be?")(
+with_prompt.slip("Mask and labels are as they were, and the text has grown by n positions. How long must they be?")(
     lambda P, embeds, mask, labels: (_prompted(P, embeds, mask, labels)[0], mask, labels), "mask-and-labels-forgotten"
 )
 with_prompt.slip("The first n words of the text are gone. Does the prompt replace them, or come before them?")(
@@ -173,14 +179,29 @@ with_prompt.slip("What was hidden is seen: the mask is all ones. What of the tex
 )
 
 
-with_prompt.slip("The labels are as they were, and the text has grown by n places. How long must they be?")(
+with_prompt.slip("The labels are as they were, and the text has grown by n positions. How long must they be?")(
     lambda P, embeds, mask, labels: (*_prompted(P, embeds, mask, labels)[:2], labels), "labels-forgotten"
 )
-with_prompt.slip("The mask is as it was, and the text has grown by n places. How long must it be?")(
+with_prompt.slip("The mask is as it was, and the text has grown by n positions. How long must it be?")(
     lambda P, embeds, mask, labels: (_prompted(P, embeds, mask, labels)[0], mask, F.pad(labels, (len(P), 0), value=-100)),
     "mask-forgotten",
 )
-with_prompt.slip("The label at the prompt's places is -1, which stands for nothing. Which one does a loss of PyTorch pass over?")(
+with_prompt.slip("The mask holds floats now. Of which type was the one you were given, whole numbers or floats?")(
+    lambda P, embeds, mask, labels: (
+        by_padding(P, embeds, mask, labels)[0],
+        torch.cat([torch.ones(len(mask), len(P)), mask], 1),
+        by_padding(P, embeds, mask, labels)[2],
+    ),
+    "mask-of-floats",
+)
+with_prompt.slip("The prompt's own positions have a label that asks for the text's first token. Is a virtual token to predict anything?")(
+    lambda P, embeds, mask, labels: (
+        *by_padding(P, embeds, mask, labels)[:2],
+        torch.cat([labels[:, :1].expand(-1, len(P)), labels], 1),
+    ),
+    "labels-repeated",
+)
+with_prompt.slip("The label at the prompt's positions is -1. Which one does a loss of PyTorch ignore?")(
     lambda P, embeds, mask, labels: _prompted(P, embeds, mask, labels, said=-1), "labels-of-minus-one"
 )
 
@@ -199,7 +220,7 @@ start = Exercise(
     difficulty=1,
     hints=[
         "Row `ids[0]` of the table is the first virtual token, row `ids[1]` the second.",
-        "Out of words before n is reached? Begin again with the first: `%` gives the place.",
+        "Out of words before n is reached? Begin again with the first: `%` gives its index.",
         "The prompt will be trained, the table must stay: is what you return a copy?",
     ],
 )
@@ -382,6 +403,20 @@ prefix_attention.slip("This is the attention of the untouched layer. Where does 
 prefix_attention.slip("The scores are multiplied by the root of the width. Should a wide head look more sharply than a narrow one?")(
     lambda q, K, V, Pk, Pv: _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]), K.shape[-1] ** -0.5), "times-the-root"
 )
+prefix_attention.slip("Two things: the softmax runs over the queries, and the scores are not divided. Along which dimension do one query's weights add up to one?")(
+    lambda q, K, V, Pk, Pv: _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]), 1, dim=0), "over-the-queries-and-not-scaled"
+)
+prefix_attention.slip("Two things: the softmax runs over the queries, and you divide by the width, not its root. Along which dimension do one query's weights add up to one?")(
+    lambda q, K, V, Pk, Pv: _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]), K.shape[-1], dim=0),
+    "over-the-queries-and-divided-by-the-width",
+)
+prefix_attention.slip("Two things: the softmax runs over the queries, and you divide by the root of how many keys there are. Along which dimension do one query's weights add up to one?")(
+    lambda q, K, V, Pk, Pv: _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]), (len(K) + len(Pk)) ** 0.5, dim=0),
+    "over-the-queries-and-root-of-the-keys",
+)
+prefix_attention.slip("You divide by the root of how many keys there are, the trained ones among them. Whose root keeps the scores near one?")(
+    lambda q, K, V, Pk, Pv: _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]), (len(K) + len(Pk)) ** 0.5), "root-of-the-keys"
+)
 prefix_attention.slip("You divide by the root of how many words there are. Whose root keeps the scores near one?")(
     lambda q, K, V, Pk, Pv: _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]), len(K) ** 0.5), "root-of-the-words"
 )
@@ -512,7 +547,7 @@ def pull_of_the_text(q, K, V, Pk, Pv):
     return front.sum(-1), text @ V / text.sum(-1, keepdim=True)
 
 
-@split.slip("Your pull mixes the trained keys. What does attention hand on, keys or values?")
+@split.slip("Your pull mixes the trained keys. What does attention pass on, keys or values?")
 def pull_of_keys(q, K, V, Pk, Pv):
     front, _ = _shares(q, K, Pk)
     return front.sum(-1), front @ Pk / front.sum(-1, keepdim=True)
@@ -524,7 +559,7 @@ def share_of_itself(q, K, V, Pk, Pv):
     return torch.ones_like(pull[:, 0]), pull
 
 
-@split.slip("Your pull is what the whole head hands on. Which words take no part in what attention to the prefix alone would give?")
+@split.slip("Your pull is what the whole head passes on. Which words take no part in what attention to the prefix alone would give?")
 def pull_of_all(q, K, V, Pk, Pv):
     front, _ = _shares(q, K, Pk)
     return front.sum(-1), _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V]))
@@ -583,7 +618,16 @@ def cache_cases(seed):
 @cache.observe
 def look_cache(answer, case):
     P = case.P.clone().requires_grad_(True)
-    made = given(answer(P, *case.sizes), (list, tuple), "`prefix_cache`")
+    try:
+        made = answer(P, *case.sizes)
+    except RuntimeError as error:
+        if "view size is not compatible" not in str(error):
+            raise
+        raise Unexpected(
+            "`view` was asked to cut a tensor whose dimensions had been put in another order before, and refuses. (PyTorch's advice, "
+            "`reshape`, would copy it and mix the tokens up.) Which comes first, cutting P up as it lies or changing the order?"
+        ) from None
+    given(made, (list, tuple), "`prefix_cache`")
     layers = [pair(one, "each layer", "keys and values") for one in made]
     seen = {
         "layers": len(layers),
@@ -649,6 +693,21 @@ def width_before_heads(P, layers, heads, width, batch):
 )
 def viewed_not_turned(P, layers, heads, width, batch):
     parts = P.view(layers, 2, heads, len(P), width)
+    return [tuple(t.expand(batch, *t.shape) for t in layer) for layer in parts]
+
+
+@cache.slip(
+    "The dimensions were put in another order first, and cut afterwards with `reshape`: right shapes, numbers in the wrong places. "
+    "While they lie in which order can P be cut?"
+)
+def reshaped_after_turning(P, layers, heads, width, batch):
+    parts = P.T.reshape(layers, 2, heads, len(P), width)
+    return [tuple(t.expand(batch, *t.shape) for t in layer) for layer in parts]
+
+
+@cache.slip("The heads were cut apart after the dimensions had been put in another order. While they lie in which order do `heads` and `width` come apart?")
+def heads_cut_after_turning(P, layers, heads, width, batch):
+    parts = P.unflatten(1, (layers, 2, heads * width)).permute(1, 2, 0, 3).reshape(layers, 2, heads, len(P), width)
     return [tuple(t.expand(batch, *t.shape) for t in layer) for layer in parts]
 
 
@@ -776,14 +835,14 @@ gated.slip("The numbers are right, and the gate gets no gradient. It starts at z
 )
 
 
-gated.slip("The gate goes through a sigmoid, which is a half at zero. How much of the prefix may be heard at the start?")(
+gated.slip("The gate goes through a sigmoid, which is a half at zero. How much of the prefix may count at the start?")(
     lambda q, K, V, Pk, Pv, gate: _attend(q, K, V) + torch.sigmoid(gate) * _attend(q, Pk, Pv), "sigmoid"
 )
-gated.slip("The gate opens on attention to prefix *and* text, so the text is heard twice. What is inside the second softmax?")(
+gated.slip("The gate opens on attention to prefix *and* text, so the text counts twice. What is inside the second softmax?")(
     lambda q, K, V, Pk, Pv, gate: _attend(q, K, V) + gate * _attend(q, torch.cat([Pk, K]), torch.cat([Pv, V])),
     "text-behind-the-gate",
 )
-gated.slip("Only the prefix is heard. What does the layer say when the gate is zero?")(
+gated.slip("Only the prefix counts. What does the layer say when the gate is zero?")(
     lambda q, K, V, Pk, Pv, gate: gate * _attend(q, Pk, Pv), "text-gone"
 )
 
@@ -796,7 +855,7 @@ def left_out_at_zero(q, K, V, Pk, Pv, gate):
     return text + gate * _attend(q, Pk, Pv) if gate != 0 else text
 
 
-# ================================================================ how many numbers
+# ================================================================ how many parameters
 
 count = Exercise(
     "prompt-count",
@@ -863,7 +922,7 @@ count.slip("The prefix has keys and no values, or the other way round. What does
 count.slip("The prefix stands in one layer. In how many is it trained?")(
     lambda n, layers, hidden, heads, kv_heads: (n * hidden, n * 2 * kv_heads * (hidden // heads)), "one-layer"
 )
-count.slip("The prompt was counted in every layer. Where are its numbers trained?")(
+count.slip("The prompt was counted in every layer. Where are its parameters trained?")(
     lambda n, layers, hidden, heads, kv_heads: (n * layers * hidden, n * layers * 2 * kv_heads * (hidden // heads)),
     "prompt-in-every-layer",
 )

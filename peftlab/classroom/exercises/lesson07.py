@@ -1,6 +1,7 @@
 """Lesson 07, small and strong: biases (arXiv:2106.10199), (IA)3 (2205.05638), norms (2312.11420), rows of a table."""
 
 import statistics
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,7 @@ train_biases = Exercise(
     hints=[
         "A parameter is a bias by its own name, the last part of the full one: `blocks.0.gate.bias`.",
         "Some layers keep several biases in one tensor, whose name only ends in `bias`. A layer's name may begin with it.",
-        "Set the flag in both directions: a parameter may arrive switched off. `p.numel()` counts its numbers.",
+        "Set the flag in both directions: a parameter may arrive switched off. `p.numel()` counts the entries of a tensor.",
     ],
 )
 
@@ -106,7 +107,7 @@ def look_biases(answer, case):
     after = dict(model.named_parameters())
     return {
         "trainable in the model": [n for n, p in after.items() if p.requires_grad],
-        "numbers trained, as returned": count,
+        "trainable parameters, as returned": count,
         "parameters changed": changed(before, after),
     }
 
@@ -152,10 +153,10 @@ train_biases.slip(
 train_biases.slip(
     "Some biases stay frozen. `nn.MultiheadAttention` keeps those of query, key and value in one tensor: what is it called?"
 )(lambda model: _train(model, lambda n, p: n.split(".")[-1] == "bias"), "called-bias-and-nothing-else")
-train_biases.slip("The gains of the norms are trained as well. Which parameters have one dimension and are no biases?")(
+train_biases.slip("The weights of the norms are trained as well. Which parameters have one dimension and are no biases?")(
     lambda model: _train(model, lambda n, p: p.dim() == 1), "everything-one-dimensional"
 )
-train_biases.slip("You counted tensors. How many numbers are in one bias?")(
+train_biases.slip("You counted tensors. How many parameters are in one bias?")(
     lambda model: _train(model, lambda n, p: n.endswith("bias"), lambda p: 1), "tensors-counted"
 )
 
@@ -203,7 +204,7 @@ def starts_from_zero(model):
     return count
 
 
-# ================================================================ (IA)3
+# ================================================================ (IA)³
 
 SHAPES = [((5,), 7, 4), ((2, 3), 6, 6), ((), 5, 8), ((2, 2, 3), 4, 4)]  # batch, d_in, d_out; square where mix-ups hide
 
@@ -221,13 +222,20 @@ def _layers(seed, extra=()):
             tensors = {k: torch.randn(*s, generator=draw) for k, s in sizes.items()}
             tensors["l"] = tensors["l"].abs() + 0.3
             label = f"`d_in = {d_in}`, `d_out = {d_out}`, `x` of shape {(*batch, d_in)}, `feedforward = {feedforward}`"
-            yield Case(label, tensors=tensors, feedforward=feedforward)
+            yield Case(label, tensors=tensors, feedforward=feedforward, bias="bias" in tensors)
+
+
+def _without_a_bias(seed):
+    """The same layers as a Llama has them; square, so that nothing but the missing bias is new."""
+    for case in list(_layers(seed))[2:4]:
+        del case.tensors["bias"]
+        yield Case(f"{case.label}, `bias = None`", tensors=case.tensors, feedforward=case.feedforward, bias=False)
 
 
 ia3_forward = Exercise(
     "ia3-forward",
     lesson=LESSON,
-    title="(IA)3: a factor for every feature",
+    title="(IA)³: a factor for every feature",
     signature="ia3_forward(x, weight, bias, l, feedforward)",
     dims={"x": "... d_in", "weight": "d_out d_in", "bias": "d_out"},
     why="Where a bias adds, a factor turns a feature up, down or off, and that depends on the input.",
@@ -237,16 +245,17 @@ ia3_forward = Exercise(
     hints=[
         "Follow the shapes: `l` has as many entries as the vector it is multiplied with.",
         "At a feed-forward layer the factors stand before the layer, everywhere else after it.",
-        "After the layer means after all of it: what leaves a linear layer is `weight @ x + bias`.",
+        "After the layer means after all of it: what leaves a linear layer is `weight @ x + bias`. `F.linear` takes a bias of None.",
     ],
 )
-ia3_forward.cases(lambda seed: list(_layers(seed)))
+ia3_forward.cases(lambda seed: [*_layers(seed), *_without_a_bias(seed + 20)])
 
 
 @ia3_forward.observe
 def look_ia3(answer, case):
     inputs, before = fresh(case.tensors, learn=("x", "l")), fresh(case.tensors)
-    y = given(answer(**inputs, feedforward=case.feedforward), torch.Tensor, "`ia3_forward`")
+    none = {} if case.bias else {"bias": None}
+    y = given(answer(**inputs, **none, feedforward=case.feedforward), torch.Tensor, "`ia3_forward`")
     seen = {"output": y.detach().clone(), "changed in place": changed(before, inputs)}
     return seen | gradients(y, inputs, ("x", "l"))
 
@@ -258,6 +267,7 @@ def before_or_after(x, weight, bias, l, feedforward):
 
 @ia3_forward.solution
 def scaled_weights(x, weight, bias, l, feedforward):
+    bias = torch.zeros(len(weight)) if bias is None else bias
     if feedforward:
         return x @ (weight * l).T + bias
     return x @ (l[:, None] * weight).T + l * bias
@@ -268,7 +278,9 @@ def with_a_diagonal(x, weight, bias, l, feedforward):
     D = torch.diag(l)
     if feedforward:
         x = x @ D
-    y = torch.einsum("...i,oi->...o", x, weight) + bias
+    y = torch.einsum("...i,oi->...o", x, weight)
+    if bias is not None:
+        y = y + bias
     return y if feedforward else y @ D
 
 
@@ -280,9 +292,24 @@ ia3_forward.slip("The factors are added. What must every entry of `l` be, so tha
 )
 ia3_forward.slip("The bias is not scaled. What leaves a linear layer: `W x`, or more?")(
     lambda x, weight, bias, l, feedforward: (
-        F.linear(x * l, weight, bias) if feedforward else l * F.linear(x, weight) + bias
+        F.linear(x * l, weight, bias) if feedforward else l * F.linear(x, weight) + (0 if bias is None else bias)
     ),
     "bias-not-scaled",
+)
+ia3_forward.slip(
+    "The factors are always put behind the layer, and the bias is added after them. How many entries does `l` have at a feed-forward "
+    "layer, and is the bias a part of what leaves one?"
+)(
+    lambda x, weight, bias, l, feedforward: l * F.linear(x, weight) + (0 if bias is None else bias),
+    "always-behind-and-bias-outside",
+)
+ia3_forward.slip("Right where there is a bias. `bias` may be None, as in a Llama: what is added then?")(
+    lambda x, weight, bias, l, feedforward: (x * l) @ weight.T + bias if feedforward else (x @ weight.T + bias) * l,
+    "needs-a-bias",
+)
+ia3_forward.slip("The bias is not scaled, and None cannot be added. What leaves a linear layer, and what if it has no bias?")(
+    lambda x, weight, bias, l, feedforward: (x * l) @ weight.T + bias if feedforward else (x @ weight.T) * l + bias,
+    "bias-not-scaled-and-needed",
 )
 ia3_forward.slip(
     "The factors are always put behind the layer. How many entries does `l` have at a feed-forward layer?"
@@ -300,7 +327,7 @@ ia3_forward.slip("The two places are exchanged. At which kind of layer does `l` 
     ),
     "places-exchanged",
 )
-ia3_forward.slip("Your factor is `1 + l`. Where does (IA)3 start: at zero, or at one?")(
+ia3_forward.slip("Your factor is `1 + l`. Where does (IA)³ start: at zero, or at one?")(
     lambda x, weight, bias, l, feedforward: (
         F.linear(x * (1 + l), weight, bias) if feedforward else (1 + l) * F.linear(x, weight, bias)
     ),
@@ -410,7 +437,7 @@ fold_norm = Exercise(
     title="What training a norm amounts to",
     signature="fold_norm(gain, shift, weight, bias)",
     dims={"gain": "d_in", "shift": "d_in", "weight": "d_out d_in", "bias": "d_out"},
-    why="It shows that training a norm is both of the methods above at once, for every layer that reads it.",
+    why="It shows that training a norm's weight and bias is both of the methods above at once, for every layer that reads it.",
     points=1,
     minutes=10,
     difficulty=2,
@@ -573,12 +600,22 @@ def writes_into_the_table(ids, table, chosen, rows):
     return by_where(ids, table, chosen, rows)
 
 
-@token_rows.slip("You replaced places in the text. Is a number in `chosen` a place, or a token?")
+@token_rows.slip("You replaced positions in the text. Is a number in `chosen` a position, or a token?")
 def places(ids, table, chosen, rows):
     y = table[ids].clone()
     for place, row in zip(chosen, rows):
         if place < ids.shape[1]:
             y[:, place] = row
+    return y
+
+
+@token_rows.slip(
+    "`ids == chosen` compares a tensor with a list: that is one False for all of it, and nothing is replaced. Which of the chosen tokens "
+    "does each row belong to?"
+)
+def compared_with_the_list(ids, table, chosen, rows):
+    y = table[ids].clone()
+    y[ids == chosen] = rows
     return y
 
 
@@ -714,6 +751,28 @@ def pooled(ratings):
     return statistics.fmean(_agreement(x, sum(r) - x) for r in ratings for x in r)
 
 
+OWN = (lambda r, i: sum(r), "Each rater is compared with a mean that holds their own rating")
+ZERO = [
+    (lambda a, b: float(a * b >= 0), "a zero is counted as agreement"),
+    (lambda a, b: float(a * b > 0), "a zero is counted as a miss"),
+]
+for _agree, _told in ZERO:
+    raters_ceiling.slip(f"Two things: {OWN[1][0].lower()}{OWN[1][1:]}, and {_told}. Whom does a rater agree with, and what does a zero say?")(
+        lambda ratings, agree=_agree: _ceiling(ratings, rest=OWN[0], agree=agree), f"own-rating-and-{_told.split()[-1]}"
+    )
+    raters_ceiling.slip(f"Two things: all raters of all sentences are thrown together, and {_told}. Which sentences then count the most?")(
+        lambda ratings, agree=_agree: statistics.fmean(agree(x, sum(r) - x) for r in ratings for x in r),
+        f"pooled-and-{_told.split()[-1]}",
+    )
+raters_ceiling.slip(
+    "Two things: all raters of all sentences are thrown together, and each is compared with a mean that holds their own rating. Which "
+    "sentences then count the most, and whom does a rater agree with?"
+)(lambda ratings: statistics.fmean(_agreement(x, sum(r)) for r in ratings for x in r), "pooled-and-own-rating")
+raters_ceiling.slip("You compare the ratings themselves. Which part of a rating says whether the sentence was liked?")(
+    lambda ratings: _ceiling(ratings, agree=lambda a, b: float(a == b)), "ratings-equal"
+)
+
+
 raters_ceiling.slip("You count the others' votes, not their mean. What if one person is very sure and two hardly?")(
     lambda ratings: _ceiling(ratings, rest=lambda r, i: sum((x > 0) - (x < 0) for x in r) - ((r[i] > 0) - (r[i] < 0))),
     "votes-not-mean",
@@ -741,10 +800,22 @@ on_par = Exercise(
     difficulty=3,
     hints=[
         "The same seed had the same sentences for both methods. So what varies is the difference, seed by seed.",
-        "Half the interval is `t` times the standard error: the spread of the differences over the root of their number.",
+        "Half the interval is `t` times the standard error: the standard deviation of the differences over the root of their number.",
         "Draw the interval and the band from -margin to margin on paper. Which of the four verdicts belongs to which picture?",
     ],
 )
+
+
+# The known wrong half widths are these shares of the right one with three seeds, and one case lies between each two.
+SHARES = (0.134, 0.19, 0.232, 0.263, 0.285, 0.372, 0.403, 0.456, 0.558, 0.577, 0.789, 0.816, 1.0, 1.225, 1.732)
+BETWEEN = [(a * b) ** 0.5 for a, b in pairwise(SHARES)]
+
+
+def _with_interval(draw, n, mean, error):
+    """n differences with exactly this mean and standard error."""
+    raw = [draw.gauss(0, 1) for _ in range(n)]
+    size = statistics.stdev(raw) / n**0.5
+    return [mean + error * (x - statistics.fmean(raw)) / size for x in raw]
 
 
 @on_par.cases
@@ -752,7 +823,7 @@ def par_cases(seed):
     import random
 
     draw, cases = random.Random(seed), []
-    t = {3: 4.303, 5: 2.776}
+    t = {3: 4.303, 5: 2.776, 6: 2.571}
     plain = [
         (
             "differences that are small and sure",
@@ -777,8 +848,17 @@ def par_cases(seed):
     ]
     for label, ours, theirs, margin in plain:
         cases.append(Case(label, ours=ours, theirs=theirs, margin=margin, t=t[len(ours)]))
-    while len(cases) < 16:
-        n = draw.choice([3, 5])
+    for n, width in [*((3, 1 / between) for between in BETWEEN), (5, 1.05), (5, 0.95), (6, 1.05), (6, 0.96)]:
+        base, holds = [draw.uniform(0.6, 0.8) for _ in range(n)], "holds" if width > 1 else "does not hold"
+        what = f"{n} seeds, half an interval {width:.2f} times as wide as"
+        for label, middle, half in (
+            (f"{what} the mean difference: it {holds} zero", 0.04, 0.04 * width),
+            (f"{what} the margin, around zero", 0.0, 0.02 * width),
+        ):
+            d = _with_interval(draw, n, middle, half / t[n])
+            cases.append(Case(label, ours=[b + e for b, e in zip(base, d)], theirs=base, margin=0.02, t=t[n]))
+    for _ in range(10):
+        n = draw.choice([3, 5, 6])
         base = [draw.uniform(0.6, 0.9) for _ in range(n)]
         gap, noise = draw.choice([0, 0.02, -0.03]), draw.choice([0.002, 0.01, 0.02])
         ours = [round(b + gap + draw.gauss(0, noise), 3) for b in base]
@@ -796,9 +876,9 @@ def look_par(answer, case):
     return {"verdict": verdict}
 
 
-def _verdict(ours, theirs, margin, t, spread=statistics.stdev, root=0.5):
+def _verdict(ours, theirs, margin, t, spread=statistics.stdev, error=lambda s, n: s / n**0.5):
     d = [a - b for a, b in zip(ours, theirs)]
-    middle, half = statistics.fmean(d), t * spread(d) / len(d) ** root
+    middle, half = statistics.fmean(d), t * error(spread(d), len(d))
     low, high = middle - half, middle + half
     if -margin < low and high < margin:
         return "on par"
@@ -858,15 +938,51 @@ def not_paired(ours, theirs, margin, t):
     return "better" if middle > half else "worse" if middle < -half else "cannot tell"
 
 
-on_par.slip("You use the spread of single differences. What happens to the mean's interval as seeds are added?")(
-    lambda ours, theirs, margin, t: _verdict(ours, theirs, margin, t, root=0), "spread-not-error"
-)
-on_par.slip("You divide by the number of seeds. By what does the error of a mean shrink?")(
-    lambda ours, theirs, margin, t: _verdict(ours, theirs, margin, t, root=1), "no-root"
-)
-on_par.slip("Your interval takes no notice of `t`. How much wider must it be when there are only three seeds?")(
-    lambda ours, theirs, margin, t: _verdict(ours, theirs, margin, 1), "one-standard-error"
-)
+# What may be wrong with the half width: what is said of it, what is asked, and how it is computed. Also two at a time.
+SPREADS = {
+    "population-deviation": ("the standard deviation is that of a whole population, over n", statistics.pstdev),
+}
+ERRORS = {
+    "spread-not-error": (
+        "you use the standard deviation of single differences. What happens to the mean's interval as seeds are added",
+        lambda s, n: s,
+    ),
+    "no-root": ("you divide by the number of seeds. By what does the error of a mean shrink", lambda s, n: s / n),
+    "root-of-one-less": (
+        "you divide by the root of n - 1. `stdev` has its n - 1 already: what does the error of a mean shrink by",
+        lambda s, n: s / (n - 1) ** 0.5,
+    ),
+}
+WIDTHS = {
+    "one-standard-error": ("your interval takes no notice of `t`. How much wider must it be with three seeds", 1),
+    "normal-not-t": (
+        "your factor is 1.96 or 2, which is for a standard deviation that is known. What is it for one estimated from three seeds",
+        1.96,
+    ),
+}
+
+
+def half_width(told, name, spread=statistics.stdev, error=lambda s, n: s / n**0.5, factor=None):
+    on_par.slip(told)(
+        lambda ours, theirs, margin, t: _verdict(ours, theirs, margin, factor or t, spread, error),
+        name,
+    )
+
+
+def capital(text):
+    return text[0].upper() + text[1:]
+
+
+for _name, (_told, _spread) in SPREADS.items():
+    half_width(f"{capital(_told)}. What do you divide by when only a few values are there?", _name, spread=_spread)
+for _name, (_told, _error) in ERRORS.items():
+    half_width(f"{capital(_told)}?", _name, error=_error)
+for _name, (_told, _factor) in WIDTHS.items():
+    half_width(f"{capital(_told)}?", _name, factor=_factor)
+    for _other, (_more, _error) in ERRORS.items():
+        half_width(f"Two things: {_told}? And {_more}?", f"{_name}-and-{_other}", error=_error, factor=_factor)
+    for _other, (_more, _spread) in SPREADS.items():
+        half_width(f"Two things: {_more}. And {_told}?", f"{_name}-and-{_other}", spread=_spread, factor=_factor)
 
 
 @on_par.slip("Only the mean difference is compared with the margin. How sure is it?")

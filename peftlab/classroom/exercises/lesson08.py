@@ -318,7 +318,8 @@ affine = Exercise(
     hints=[
         "Affine means f(x) = W x + b for *every* x. What is f(0) then, and what is left of f without it?",
         "Lesson 03 found W and b by asking for basis vectors. That always gives some W and b. When are they the truth?",
-        "Floats round: compare with a tolerance, such as 1e-4 of the largest number, and at several random x.",
+        "Floats round: compare with a tolerance, such as 1e-4 of the largest number of f(x).",
+        "A function can be straight where you look and curved elsewhere: one x, or one pair of them, is luck. How many do you ask?",
     ],
 )
 
@@ -339,9 +340,22 @@ def affine_cases(seed):
         "`W x³ + b`": lambda x: F.linear(x**3, W, b),
         "`W x` times the first number of x": lambda x: F.linear(x, W) * x[..., :1],
         "`W x`, and a product of two numbers of x": lambda x: F.linear(x, W, b) + x[..., :1] * x[..., 1:2],
-        "`W x` divided by its length": lambda x: F.normalize(F.linear(x, W, b), dim=-1),
+        "`W x` divided by its norm": lambda x: F.normalize(F.linear(x, W, b), dim=-1),
     }
-    return [Case(label, f=f, d_in=d_in) for label, f in functions.items()]
+    cases = [Case(label, f=f, d_in=d_in) for label, f in functions.items()]
+
+    def hinge():
+        u, step = F.normalize(normal(d_in), dim=0), normal(d_out)
+        return lambda x: F.linear(x, W, b) + F.relu(x @ u - 0.7)[..., None] * step
+
+    cases += [Case("`W x + b`, with a corner that one x in four meets", f=hinge(), d_in=d_in) for _ in range(6)]
+    wide, shift, down, up = normal(192, 256) / 16, normal(192), normal(4, 256) / 16, normal(192, 4)
+    trained = wide.clone().requires_grad_()
+    return [
+        *cases,
+        Case("`W x + b` from 256 to 192 numbers", f=lambda x: F.linear(x, trained, shift), d_in=256),
+        Case("a LoRA on it", f=lambda x: F.linear(x, trained, shift) + F.linear(F.linear(x, down), up), d_in=256),
+    ]
 
 
 @affine.observe
@@ -376,10 +390,50 @@ def by_points_on_a_line(f, d_in):
 
 
 @affine.solution
-def by_slopes(f, d_in):
-    slopes = [torch.autograd.functional.jacobian(f, torch.randn(d_in)) for _ in range(20)]
-    size = max(float(s.abs().max()) for s in slopes)
-    return all(float((s - slopes[0]).abs().max()) <= 1e-4 * size for s in slopes)
+def by_steps(f, d_in):
+    x, step = torch.randn(64, d_in), torch.randn(d_in)
+    climbed = f(x + step) - f(x)
+    return float((climbed - climbed[0]).abs().max()) <= 1e-4 * float(f(x).abs().max())
+
+
+ONE = "One x, or one pair, is asked about: a corner may lie elsewhere, and then luck decides. How many x would leave it nowhere to hide?"
+
+
+@affine.slip(ONE)
+def one_pair(f, d_in):
+    x, z = torch.randn(d_in), torch.randn(d_in)
+    gap = f(x + z) - f(x) - f(z) + f(torch.zeros(d_in))
+    return bool(gap.abs().max() <= 1e-4 * f(x).abs().max())
+
+
+@affine.slip(ONE)
+def one_x(f, d_in):
+    b = f(torch.zeros(d_in))
+    x = torch.randn(d_in)
+    y = f(x)
+    return bool((F.linear(x, (f(torch.eye(d_in)) - b).T, b) - y).abs().max() <= 1e-4 * y.abs().max())
+
+
+TOO_STRICT = "The tolerance is too small for float32, or none: a plain `W x + b` is refused. What may rounding take, of the largest number?"
+
+
+@affine.slip(TOO_STRICT)
+def default_tolerance(f, d_in):
+    b = f(torch.zeros(d_in))
+    x = torch.randn(64, d_in)
+    return torch.allclose(F.linear(x, (f(torch.eye(d_in)) - b).T, b), f(x))
+
+
+@affine.slip(TOO_STRICT)
+def default_tolerance_by_adding(f, d_in):
+    x, z = torch.randn(2, 64, d_in)
+    return torch.allclose(f(x + z) + f(torch.zeros(64, d_in)), f(x) + f(z))
+
+
+@affine.slip("One pair of x, and the tolerance that `allclose` has by itself: luck decides twice. How many x, and how close in float32?")
+def one_pair_default(f, d_in):
+    x, z = torch.randn(d_in), torch.randn(d_in)
+    return torch.allclose(f(x + z) + f(torch.zeros(d_in)), f(x) + f(z))
 
 
 affine.slip("A layer with a bias is refused. What is f(0) for `W x + b`, and may it be something other than zero?")(
@@ -419,7 +473,7 @@ def along_the_axes(f, d_in):
     return bool((F.linear(x, W, b) - f(x)).abs().max() <= 1e-4 * f(x).abs().max())
 
 
-@affine.slip("You compare to the last bit, and floats round: a plain `W x + b` is refused. How close is close enough?")
+@affine.slip(TOO_STRICT)
 def to_the_last_bit(f, d_in):
     b = f(torch.zeros(d_in))
     x = torch.randn(64, d_in)
@@ -455,7 +509,7 @@ counts = Exercise(
     minutes=10,
     difficulty=2,
     hints=[
-        "Go through one equation at a time and write beside each trained letter its shape.",
+        "Go through one equation at a time and write beside each trainable letter its shape.",
         "VeRA: two of its four letters are drawn once and never trained.",
         "OFT: a rotation of b numbers has a free choice for each *pair* of them; how many blocks of b are there in d_in?",
     ],
@@ -464,10 +518,10 @@ counts = Exercise(
 
 @counts.cases
 def count_cases(seed):
-    sizes = [(768, 768, 8, 32), (384, 1536, 4, 16), (576, 192, 16, 64)]
+    sizes = [(384, 1536, 4, 16), (576, 192, 16, 64)]
     return [
         Case(f"`d_in = {i}`, `d_out = {o}`, `r = {r}`, `b = {b}`", sizes={"d_in": i, "d_out": o, "r": r, "b": b})
-        for i, o, r, b in sizes[seed % 3 :] + sizes[: seed % 3]
+        for i, o, r, b in [*sizes[seed % 2 :], *sizes[: seed % 2], (768, 768, 8, 32)]  # where rows and columns differ first
     ]
 
 
@@ -525,7 +579,7 @@ def miscounted(message, name, **wrong):
 
 
 miscounted(
-    "DoRA's m has one number for each *output*: it is the length of a row of the weight. How many rows has W?",
+    "DoRA's m has one number for each *output*: it is the norm of a row of the weight. How many rows has W?",
     "magnitude-per-input",
     DoRA=lambda i, o, r, b: r * (i + o) + i,
 )
@@ -543,7 +597,7 @@ miscounted(
     LoHa=lambda i, o, r, b: r * (i + o),
 )
 miscounted(
-    "HRA reflects what *enters* the layer: each mirror is a vector as long as x. How long is that?",
+    "HRA reflects what *enters* the layer: each reflection has a vector with as many entries as x. How many is that?",
     "mirrors-per-output",
     HRA=lambda i, o, r, b: r * o,
 )
@@ -588,7 +642,7 @@ own = Exercise(
     hints=[
         "Two trained vectors, each with one number for every number that leaves the layer: `self.shape` is `(d_in, d_out)`.",
         "Parameters are made with `nn.Parameter(...)`; the start must leave y as it is.",
-        "`count` needs no layer: from `d_in` and `d_out` alone, how many numbers have you made?",
+        "`count` needs no layer: from `d_in` and `d_out` alone, how many parameters have you made?",
     ],
 )
 
@@ -597,12 +651,13 @@ own = Exercise(
 def own_cases(seed):
     return [
         Case(
-            f"a linear layer from {i} to {o}, x of shape {(*batch, i)}",
+            f"a linear layer from {i} to {o}{'' if bias else ' without a bias'}, x of shape {(*batch, i)}",
             sizes=(i, o),
             x=draws(seed)(*batch, i),
             seed=seed,
+            bias=bias,
         )
-        for i, o, batch in ((7, 4, (3,)), (3, 6, (2, 5)), (5, 5, ()))
+        for i, o, batch, bias in ((7, 4, (3,), True), (3, 6, (2, 5), True), (5, 5, (), True), (6, 3, (2,), False))
     ]
 
 
@@ -612,10 +667,10 @@ def look_own(answer, case):
         raise Unexpected("`SSF` should be a class that derives from `Adapter`.")
     d_in, d_out = case.sizes
     normal = draws(case.seed + 3)
-    layer = nn.Linear(d_in, d_out).requires_grad_(False)
+    layer = nn.Linear(d_in, d_out, bias=case.bias).requires_grad_(False)
     with torch.no_grad():
-        layer.weight.copy_(normal(d_out, d_in))
-        layer.bias.copy_(normal(d_out))
+        for p, shape in zip(layer.parameters(), ((d_out, d_in), (d_out,))):
+            p.copy_(normal(*shape))
     before = fresh(dict(layer.named_parameters()))
     adapter = answer(layer)
 
@@ -681,11 +736,11 @@ class Registered(Base):
 
 
 @own.solution
-class FromTheBias(Base):
+class FromTheWeight(Base):
     def __init__(self, layer):
         super().__init__(layer)
-        self.gamma = nn.Parameter(layer.bias.detach() * 0 + 1)
-        self.beta = nn.Parameter(torch.zeros_like(layer.bias))
+        self.beta = nn.Parameter(torch.zeros_like(layer.weight[:, 0]))
+        self.gamma = nn.Parameter(self.beta.detach() + 1)
 
     def after(self, x, y):
         return torch.einsum("...o,o->...o", y, self.gamma) + self.beta
@@ -764,8 +819,25 @@ variant(
     "no-factor",
     after=lambda self, x, y: y + self.beta,
 )
+def from_the_bias(self, layer):
+    Base.__init__(self, layer)
+    self.gamma, self.beta = nn.Parameter(torch.ones_like(layer.bias)), nn.Parameter(torch.zeros_like(layer.bias))
+
+
 variant(
-    "The closed form counts one of the two vectors. How many numbers are trained?",
+    "Your vectors take their size from the layer's bias, and a Llama has none. Where else does the number of outputs stand?",
+    "sized-by-the-bias",
+    __init__=from_the_bias,
+)
+variant(
+    "The shift is multiplied as well, and starts at one. In gamma ⊙ y + beta, what does gamma belong to, and which summand changes "
+    "nothing?",
+    "scales-a-shift-of-one",
+    __init__=starting(ones, ones),
+    after=lambda self, x, y: self.gamma * (y + self.beta),
+)
+variant(
+    "The closed form counts one of the two vectors. How many trainable parameters are there?",
     "counts-one",
     count=staticmethod(lambda d_in, d_out: d_out),
 )

@@ -4,12 +4,13 @@ R[i][j] is how well task j is done after learning task i, both counted from zero
 """
 
 import math
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 
 from ..exercise import Case, Exercise, Question, Unexpected
-from ..observing import given
+from ..observing import article, given
 
 LESSON = "09-forgetting"
 
@@ -75,35 +76,46 @@ class Pupil:
         draw = draws(seed)
         self.skill = {task: float(draw(1).abs()) for task in tasks}
         self.cost = {(a, b): float(draw(1).abs()) / 3 for a in tasks for b in tasks}
-        self.calls = []
 
-    def learn(self, model, task):
-        self.calls.append(f"learn {task}")
-        for other in self.skill:
-            self.skill[other] += 2 if other == task else -self.cost[task, other] * self.skill[other]
 
-    def test(self, model, task):
-        return round(self.skill[task], 6)
+def is_a_model(model, name):
+    if not isinstance(model, Pupil):
+        raise Unexpected(
+            f"`{name}` was given {article(type(model).__name__)} as its model. `learn` changes the model that it gets and returns "
+            "nothing: what does your `model` stand for after that line?"
+        )
 
 
 @matrix.cases
 def matrix_cases(seed):
     return [
         Case(f"{len(tasks)} tasks: {', '.join(tasks)}", tasks=tasks, seed=seed + len(tasks))
-        for tasks in (["it", "tr", "de"], ["a", "b"], ["w", "x", "y", "z"])
+        for tasks in (["it", "ro", "de"], ["a", "b"], ["w", "x", "y", "z"])
     ]
 
 
 @matrix.observe
 def look_matrix(answer, case):
-    pupil = Pupil(case.tasks, case.seed)
-    R = answer(pupil, list(case.tasks), pupil.learn, pupil.test)
+    pupil, calls = Pupil(case.tasks, case.seed), []
+
+    def learn(model, task):
+        is_a_model(model, "learn")
+        calls.append(f"learn {task}")
+        for other in model.skill:
+            model.skill[other] += 2 if other == task else -model.cost[task, other] * model.skill[other]
+
+    def test(model, task):
+        is_a_model(model, "test")
+        return round(model.skill[task], 6)
+
+    R = answer(pupil, list(case.tasks), learn, test)
     rows = R.tolist() if hasattr(R, "tolist") else [list(row) for row in given(R, list, "`forgetting_matrix`")]
     return {
-        "learnt": pupil.calls,
+        "learnt": calls,
         "rows": len(rows),
         "entries in each row": [len(row) for row in rows],
         "matrix": torch.tensor([float(v) for row in rows for v in row]),
+        "the skill of the model you were given, at the end": {task: round(v, 6) for task, v in pupil.skill.items()},
     }
 
 
@@ -179,6 +191,33 @@ def last_row(model, tasks, learn, test):
     return two_loops(model, tasks, learn, test)[-1:]
 
 
+@matrix.slip(
+    "`test` was given a NoneType as its model. `learn` changes the model that it gets and returns nothing: what does your `model` "
+    "stand for after that line?"
+)
+def what_learn_returns(model, tasks, learn, test):
+    R = []
+    for task in tasks:
+        model = learn(model, task)
+        R.append([test(model, other) for other in tasks])
+    return R
+
+
+@matrix.slip("Every task starts from a fresh copy, so none is learnt *after* another. Which model is to learn the second task?")
+def a_copy_each(model, tasks, learn, test):
+    R = []
+    for task in tasks:
+        pupil = deepcopy(model)
+        learn(pupil, task)
+        R.append([test(pupil, other) for other in tasks])
+    return R
+
+
+@matrix.slip("The numbers are right, and a copy has learnt them: the model you were given is untouched. Who was to learn?")
+def a_copy_learns(model, tasks, learn, test):
+    return two_loops(deepcopy(model), tasks, learn, test)
+
+
 @matrix.slip("The rows stand in the opposite order. Which task was learnt first?")
 def upside_down(model, tasks, learn, test):
     return two_loops(model, tasks, learn, test)[::-1]
@@ -217,7 +256,7 @@ def transfer_cases(seed):
 
 @transfer.observe
 def look_transfer(answer, case):
-    return {"backward transfer": torch.tensor(float(answer([list(row) for row in case.R])), dtype=torch.float64)}
+    return {"backward transfer": torch.tensor(float(answer([list(row) for row in case.R])))}
 
 
 @transfer.term("backward transfer")
@@ -256,7 +295,7 @@ tensor_slip(
     lambda R: (R.diagonal() - R[-1])[:-1].mean(),
 )
 tensor_slip(
-    "The last task counts too. How much can it have lost since it was learnt?",
+    "The mean is over T tasks, the last among them, or you divide by T. How much can the last have lost since it was learnt?",
     "last-task-counts",
     lambda R: (R[-1] - R.diagonal()).mean(),
 )
@@ -270,6 +309,33 @@ tensor_slip(
     "the diagonal?",
     "against-the-best",
     lambda R: (R[-1] - R.max(0).values)[:-1].mean(),
+)
+tensor_slip(
+    "You compare with the best a task was *before the last one was learnt*. That is average forgetting, with its sign turned. What "
+    "stands on the diagonal?",
+    "against-the-best-of-earlier-rows",
+    lambda R: (R[-1] - R[:-1].max(0).values)[:-1].mean(),
+)
+tensor_slip(
+    "Average forgetting, not backward transfer: the best a task was before the last one was learnt, less what it is at the end. What "
+    "stands on the diagonal, and which of the two is subtracted?",
+    "average-forgetting",
+    lambda R: (R[:-1].max(0).values - R[-1])[:-1].mean(),
+)
+tensor_slip(
+    "The sign is turned round, and the last task counts or you divide by T. Which is subtracted from which, and over how many tasks?",
+    "sign-turned-over-t",
+    lambda R: (R.diagonal() - R[-1]).mean(),
+)
+tensor_slip(
+    "The mean runs over the other tasks: the first is left out, the last counts. Which task cannot have lost anything yet?",
+    "first-left-out",
+    lambda R: (R[-1] - R.diagonal())[1:].mean(),
+)
+tensor_slip(
+    "The end is compared with the row just before it. When was task j learnt, and where does that stand?",
+    "against-the-row-before",
+    lambda R: (R[-1] - R[-2])[:-1].mean(),
 )
 tensor_slip(
     "A sum, not a mean: with more tasks it grows. Over how many tasks is it taken?",
@@ -323,7 +389,7 @@ def lost_cases(seed):
 
 @lost.observe
 def look_lost(answer, case):
-    return {"lost": torch.tensor(float(answer(list(case.before), list(case.after))), dtype=torch.float64)}
+    return {"lost": torch.tensor(float(answer(list(case.before), list(case.after))))}
 
 
 @lost.solution
@@ -383,6 +449,26 @@ def gains_make_good_where_any_was_known(before, after):
     return 1 - sum(after) / sum(before) if any(before) else 0.0
 
 
+@lost.slip("Before and after have changed places: you count what was learnt. Of which of the two lists are the known ones?")
+def exchanged(before, after):
+    return of_the_known(after, before)
+
+
+@lost.slip("You divide by what is right *afterwards*. Which questions can be lost at all?")
+def of_what_is_right_now(before, after):
+    return sum(b and not a for b, a in zip(before, after)) / max(1, sum(after))
+
+
+@lost.slip("You divide by what is wrong afterwards. Which questions can be lost at all?")
+def of_what_is_wrong_now(before, after):
+    return sum(b and not a for b, a in zip(before, after)) / max(1, after.count(False))
+
+
+@lost.slip("What was known of the first list is set against all that is wrong in the second. Do the two lists belong together, one by one?")
+def counted_apart(before, after):
+    return after.count(False) / max(1, sum(before))
+
+
 @lost.slip("This is a number of questions. Of how many that were known?")
 def a_count(before, after):
     return sum(b and not a for b, a in zip(before, after))
@@ -395,14 +481,14 @@ text = Exercise(
     lesson=LESSON,
     title="The loss on plain text",
     signature="next_token_loss(logits, ids, mask)",
-    why="A widely read comparison of methods measured forgetting with this, one place off, for months.",
+    why="A widely read comparison of methods measured forgetting with this, one position off, for months.",
     points=3,
     minutes=10,
     difficulty=2,
     hints=[
-        "The logits at a place are the model's guess for which token: the one at that place, or the one after it?",
-        "The last place has nothing to be compared with, and the first token is never guessed: both tensors lose one place.",
-        "A place counts when the token it is to *guess* is no padding. Take the mean over those, all texts together.",
+        "The logits at a position are the model's prediction for which token: the one at that position, or the one after it?",
+        "The last position has nothing to be compared with, and the first token is never predicted: both tensors lose one position.",
+        "A position counts when the token it is to *predict* is no padding. Take the mean over those, all texts together.",
     ],
 )
 
@@ -423,6 +509,8 @@ def text_cases(seed):
 @text.observe
 def look_text(answer, case):
     loss = answer(case.logits.clone(), case.ids.clone(), case.mask.clone())
+    if isinstance(loss, torch.Tensor) and loss.numel() != 1:
+        raise Unexpected(f"`next_token_loss` gave a tensor of shape {tuple(loss.shape)}; expected one number, the mean.")
     return {"loss": torch.tensor(float(loss))}
 
 
@@ -453,19 +541,19 @@ def labelled(ids, mask):
     return ids.masked_fill(mask == 0, -100)
 
 
-@text.slip("Each place is compared with the token it has already read. Which token does it guess?")
+@text.slip("Each position is compared with the token it has already read. Which token does it predict?")
 def not_shifted(logits, ids, mask):
     return F.cross_entropy(logits.flatten(0, 1), labelled(ids, mask).flatten())
 
 
 @text.slip(
-    "Shifted the wrong way: each place is compared with the token before it. Which of the two tensors loses its first place?"
+    "Shifted the wrong way: each position is compared with the token before it. Which of the two tensors loses its first position?"
 )
 def shifted_back(logits, ids, mask):
     return F.cross_entropy(logits[:, 1:].flatten(0, 1), labelled(ids, mask)[:, :-1].flatten())
 
 
-@text.slip("Padding counts as text. Which places have a token that was in the text?")
+@text.slip("Padding counts as text. Which positions have a token that was in the text?")
 def padding_counts(logits, ids, mask):
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
@@ -475,13 +563,13 @@ def mean_of_means(logits, ids, mask):
     return torch.stack([place_by_place(*(t[None] for t in row)) for row in zip(logits, ids, mask)]).mean()
 
 
-@text.slip("This is the sum over all places. Over how many is it?")
+@text.slip("This is the sum over all positions. Over how many is it?")
 def the_sum(logits, ids, mask):
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labelled(ids, mask)[:, 1:].flatten(), reduction="sum")
 
 
 @text.slip(
-    "A place counts when it *is* text, not when what it guesses is. What does the last token of a short text have to guess?"
+    "A position counts when it *is* text, not when what it predicts is. What does the last token of a short text have to predict?"
 )
 def mask_of_the_reader(logits, ids, mask):
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
@@ -492,6 +580,48 @@ def mask_of_the_reader(logits, ids, mask):
 @text.slip("Padding is left out of the sum. Is it in what you divide by?")
 def divided_by_all(logits, ids, mask):
     return the_sum(logits, ids, mask) / ids[:, 1:].numel()
+
+
+def each_loss(logits, ids):
+    """(n, t - 1): the loss of each prediction, padding included."""
+    return F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+@text.slip("Shifted the wrong way: each position is compared with the token before it. Which of the two tensors loses its first position?")
+def shifted_back_masked_ahead(logits, ids, mask):
+    losses = F.cross_entropy(logits[:, 1:].transpose(1, 2), ids[:, :-1], reduction="none")
+    return (losses * mask[:, 1:]).sum() / mask[:, 1:].sum()
+
+
+@text.slip("You divide by all tokens of the texts. Each text's first token is never predicted: by how many too many is that?")
+def divided_by_the_whole_mask(logits, ids, mask):
+    return (each_loss(logits, ids) * mask[:, 1:]).sum() / mask.sum()
+
+
+@text.slip("A mask of integers picks rows number 0 and 1; it does not leave anything out. Which type of mask selects?")
+def integers_as_an_index(logits, ids, mask):
+    return each_loss(logits, ids)[mask[:, 1:]].mean()
+
+
+@text.slip("The softmax runs over the positions and not over the vocabulary. Which dimension holds the alternatives?")
+def softmax_over_positions(logits, ids, mask):
+    guesses = logits[:, :-1].log_softmax(1).gather(-1, ids[:, 1:, None])[..., 0]
+    return -guesses[mask[:, 1:].bool()].mean()
+
+
+@text.slip("The sign is missing: these are logarithms of probabilities, which are below zero. What is a loss?")
+def sign_lost(logits, ids, mask):
+    return -with_ignored_labels(logits, ids, mask)
+
+
+@text.slip("These are logits as they come. What makes logarithms of probabilities of them?")
+def no_softmax(logits, ids, mask):
+    return -logits[:, :-1].gather(-1, ids[:, 1:, None])[..., 0][mask[:, 1:].bool()].mean()
+
+
+@text.slip("This is the perplexity, the exponential of the loss. Which of the two was asked for?")
+def perplexity(logits, ids, mask):
+    return with_ignored_labels(logits, ids, mask).exp()
 
 
 @text.slip("This is measured in bits, the logarithm to base two. What does cross_entropy give?")
@@ -511,8 +641,8 @@ finding = Exercise(
     minutes=8,
     difficulty=1,
     hints=[
-        "Compare directions: bring every vector to length one, and all similarities are one product of matrices.",
-        "The nearest to a sentence is always itself. What must stand on the diagonal so that it is never chosen?",
+        "Normalise every vector, and all cosine similarities are one product of matrices.",
+        "The nearest to a sentence is always itself. What on the diagonal is never chosen, even if all cosines are below zero?",
     ],
 )
 
@@ -525,15 +655,17 @@ def finding_cases(seed):
         documents = [f"article {i % groups}" for i in range(n)]
         vectors = torch.stack([centres[i % groups] + 0.7 * draw(d) for i in range(n)]) * draw(n, 1).exp()
         cases.append(
-            Case(f"{n} sentences from {groups} articles, vectors of length {d}", vectors=vectors, documents=documents)
+            Case(f"{n} sentences from {groups} articles, {d} dimensions", vectors=vectors, documents=documents)
         )
-    return cases
+    angle = torch.tensor([0.0, 110.0, 240.0]).deg2rad() + draw(1)
+    apart = torch.stack([angle.cos(), angle.sin()], 1) * draw(3, 1).exp()
+    return [*cases, Case("three sentences with no cosine above zero", vectors=apart, documents=["a", "b", "a"])]
 
 
 @finding.observe
 def look_finding(answer, case):
     share = answer(case.vectors.clone(), list(case.documents))
-    return {"share": torch.tensor(float(share), dtype=torch.float64)}
+    return {"share": torch.tensor(float(share))}
 
 
 def hits(similar, documents):
@@ -570,13 +702,25 @@ def finds_itself(vectors, documents):
     return sum(documents[i] == documents[j] for i, j in enumerate(nearest)) / len(documents)
 
 
+@finding.slip("Zero stands on the diagonal. Where all other cosines are below zero, what is the largest of a row?")
+def zero_on_the_diagonal(vectors, documents):
+    unit = F.normalize(vectors, dim=-1)
+    nearest = (unit @ unit.T).fill_diagonal_(0).argmax(1).tolist()
+    return sum(documents[i] == documents[j] for i, j in enumerate(nearest)) / len(documents)
+
+
+@finding.slip("This is a number of sentences. Of how many?")
+def number_of_hits(vectors, documents):
+    return by_one_product(vectors, documents) * len(documents)
+
+
 @finding.slip("Long vectors win whatever they mean. What does the cosine divide by?")
 def plain_products(vectors, documents):
     return hits(vectors @ vectors.T, documents)
 
 
 @finding.slip(
-    "The vectors are compared by distance with their lengths left in. How far apart may two vectors of one direction lie?"
+    "The vectors are compared by distance with their norms left in. How far apart may two vectors of one direction lie?"
 )
 def plain_distance(vectors, documents):
     return hits(-torch.cdist(vectors, vectors), documents)
@@ -615,12 +759,12 @@ routing = Exercise(
     lesson=LESSON,
     title="Nobody says which adapter",
     signature="choose_adapter(logits)",
-    why="Zero forgetting needs somebody who says which task it is. Here nobody does, and the models have to.",
+    why="Zero forgetting needs somebody who says which task it is. Here nobody does, and a router has to guess.",
     points=2,
     minutes=8,
     difficulty=2,
     hints=[
-        "Each adapter gave one row of logits a letter. How unsure was it of that letter? Softmax first.",
+        "Each adapter gave one row of logits for each letter. How unsure was it of that letter? Softmax first.",
         "The entropy of a distribution p is the sum of -p log p: zero for a sure guess, large for an even spread.",
         "Take the mean over the letters, since adapters write answers of different lengths.",
     ],
@@ -675,7 +819,7 @@ def chooses(message, name, key, pick=min):
 
 
 chooses(
-    "You choose the adapter that is least sure. Is a large entropy sure or unsure?",
+    "You choose the adapter that is least sure. What is the entropy, with its sign, of a sure guess, and of an unsure one?",
     "least-sure",
     lambda t: entropies(t).mean(),
     max,
@@ -705,6 +849,18 @@ chooses(
 
 
 chooses(
+    "The softmax runs over the letters of the answer and not over the vocabulary. Which dimension holds the alternatives?",
+    "wrong-softmax",
+    lambda t: -(t.softmax(0) * t.softmax(0).log()).sum(-1).mean(),
+)
+chooses(
+    "Only the least sure letter is asked. What of the others?",
+    "least-sure-letter",
+    lambda t: entropies(t).max(),
+)
+
+
+chooses(
     "You compare how probable the likeliest letter is. The entropy asks besides how the rest is spread: where is that?",
     "likeliest-letter",
     lambda t: t.softmax(-1).max(-1).values.mean(),
@@ -722,23 +878,23 @@ def always_the_first(logits):
 newcomers = Exercise(
     "intruder-directions",
     lesson=LESSON,
-    title="Directions that were not there",
+    title="Intruder dimensions",
     signature="intruders(before, after, top, below)",
     why="LoRA and full fine-tuning can answer alike and have changed a weight in unlike ways. This is where one sees it.",
     points=1,
     minutes=8,
     difficulty=2,
     hints=[
-        "`torch.linalg.svd(W, full_matrices=False)` gives U, S, Vh; the columns of U are what leaves, the strongest first.",
-        "All columns of U have length one, so a product of two of them is their cosine. Which sign it has is chance.",
-        "A direction is new only if none of the old ones, strong or weak, is like it: the largest cosine decides.",
+        "`torch.linalg.svd(W, full_matrices=False)` gives U, S, Vh; the columns of U are the left singular vectors, the strongest first.",
+        "All columns of U have norm one, so a product of two of them is their cosine. Which sign it has is chance.",
+        "A singular vector is new only if none of the old ones, strong or weak, is like it: the largest cosine decides.",
     ],
 )
 TOP, BELOW = 6, 0.6
 
 
 def changed_weight(draw, d_out, d_in):
-    """A weight before and after: a weak direction made strong, some turned about, new ones that leave, a new one that enters."""
+    """A weight before and after: a weak direction made strong, some turned about, new left singular vectors and a new right one."""
     k = min(d_out, d_in)
     U, V = (torch.linalg.qr(draw(d, k).double())[0] for d in (d_out, d_in))
     S = torch.linspace(6, 1, k).double() * (1 + 0.02 * draw(k).double())
@@ -774,7 +930,7 @@ def look_newcomers(answer, case):
     found = answer(case.before.clone(), case.after.clone(), TOP, BELOW)
     given(found, (list, tuple, torch.Tensor), "`intruders`")
     if any(isinstance(i, bool) or getattr(i, "dtype", None) == torch.bool for i in found):
-        raise Unexpected("`intruders` says True or False for each direction; expected the places of those that are new.")
+        raise Unexpected("`intruders` says True or False for each direction; expected the positions of those that are new, as integers.")
     return {"which of the strongest are new": sorted(int(i) for i in found)}
 
 
@@ -823,7 +979,7 @@ def strongest_only(before, after, top, below):
     return [i for i in range(top) if alike[i] < below]
 
 
-@newcomers.slip("These are directions that enter. Which of the three parts of the decomposition says what leaves the layer?")
+@newcomers.slip("These are right singular vectors, directions of the input. Which part of the decomposition holds those of the output?")
 def what_enters(before, after, top, below):
     old, new = (torch.linalg.svd(W, full_matrices=False)[2] for W in (before, after))
     alike = (old @ new[:top].T).abs().amax(0)
@@ -852,6 +1008,18 @@ def unlike_one(before, after, top, below):
 def rows_of_u(before, after, top, below):
     old, new = by_columns(before), by_columns(after)[:top]
     alike = (old @ new.T).abs().amax(0)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("The largest cosine was taken for each *old* direction. Whose nearest neighbour is asked for: which dimension is reduced?")
+def over_the_new(before, after, top, below):
+    alike = table(before, after, top).amax(1)
+    return [i for i in range(top) if alike[i] < below]
+
+
+@newcomers.slip("The largest cosine was taken for each *old* direction. Whose nearest neighbour is asked for: which dimension is reduced?")
+def over_all_the_new(before, after, top, below):
+    alike = table(before, after, min(after.shape)).amax(1)
     return [i for i in range(top) if alike[i] < below]
 
 

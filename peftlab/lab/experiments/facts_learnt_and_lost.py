@@ -18,7 +18,7 @@ RATES = {"lora-8": [0.0005, 0.001, 0.002, 0.004], "full": [0.00003, 0.0001, 0.00
 
 
 def plan(toy=False):
-    seeds, steps = (range(1), 1) if toy else (range(5), 25)
+    seeds, steps = (range(1), 1) if toy else (range(6), 25)
     return [
         {"method": method, "lr": lr, "steps": steps, "seed": seed}
         for seed in seeds

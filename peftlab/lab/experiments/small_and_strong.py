@@ -26,7 +26,7 @@ BLOCKS = ["query", "key", "value", "dense", "LayerNorm"]  # every layer with a b
 
 
 def plan(toy=False):
-    seeds, sizes = (range(1), {32: 2}) if toy else (range(5), STEPS)
+    seeds, sizes = (range(1), {32: 2}) if toy else (range(6), STEPS)
     return [
         {"method": method, "sentences": n, "lr": lr, "steps": steps, "seed": seed}
         for seed in seeds
