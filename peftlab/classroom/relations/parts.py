@@ -53,13 +53,16 @@ def fitted(ev, what, pairs, where, sentence):
     if any(not isinstance(p.b, torch.Tensor) for p in pairs):
         return None
     tables = [parts_of(p) for p in pairs]
-    names = [n for n in tables[0] if all(n in t for t in tables)]
+    names = [n for n in dict.fromkeys(n for t in tables for n in t) if 2 * sum(n in t for t in tables) > len(tables)]
     for many in (1, 2, 3):
         for group in combinations(names, many):
-            weights = [_solve(p, [t[n] for n in group]) for p, t in zip(pairs, tables)]
+            weights = [_solve(p, {n: t[n] for n in group if n in t}) for p, t in zip(pairs, tables)]
             if any(w is None for w in weights):
                 continue
-            told = [_weight([w[i] for w in weights], pairs) for i in range(many)]
+            told = []
+            for n in group:  # a part that a case has not (a layer without a bias) says nothing there
+                there = [(w[n], p) for w, p in zip(weights, pairs) if n in w]
+                told.append(_weight([w for w, _ in there], [p for _, p in there]))
             if any(t is None for t in told) or all(t[0] == "right" for t in told):
                 continue
             sentences = [_said(n, t) for n, t in zip(group, told) if t[0] != "right"]
@@ -92,19 +95,19 @@ def _fitted_numbers(ev, what, pairs, where, sentence):
 
 
 def _solve(p, parts):
-    """The weights c with x - y = the sum of c times each part, or None."""
-    A = torch.stack([t.flatten() for t in parts], 1)
-    if A.shape[0] <= A.shape[1] + (A.shape[1] > 1):
-        A_small = A.shape[0] < A.shape[1]
-        if A_small:
-            return None
+    """{part: the weight c} with x - y = the sum of c times each part, or None."""
     gap = (p.x - p.y).flatten()
+    if not parts:
+        return None if p.wrong else {}
+    A = torch.stack([t.flatten() for t in parts.values()], 1)
+    if A.shape[0] <= A.shape[1]:
+        return None
     try:
         c = torch.linalg.lstsq(A, gap[:, None]).solution[:, 0]
     except RuntimeError:
         return None
     scale = max(float(p.x.abs().max()), float(p.y.abs().max()), float((A * c).abs().max()))
-    return c.tolist() if p.close(A @ c, gap, scale) else None
+    return dict(zip(parts, c.tolist())) if p.close(A @ c, gap, scale) else None
 
 
 def _weight(values, pairs):
@@ -126,10 +129,10 @@ def _holds(p, group, told):
     if not p.comparable:
         return False
     table = parts_of(p)
-    if any(n not in table for n in group):
-        return not p.wrong
     gap = torch.zeros_like(p.y)
     for n, (kind, f) in zip(group, told):
+        if n not in table:
+            continue
         c = f.of(p.sizes) if kind == "formula" else float(f)
         gap = gap + (c - 1) * table[n]
     scale = max(float(p.x.abs().max()), float(p.y.abs().max()), float(gap.abs().max()))
