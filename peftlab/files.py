@@ -201,7 +201,7 @@ def _refuse_if_too_large(model, method, layers, copies, options, state, folder):
         raise ValueError(f"{folder / CONFIG} describes {wanted:,} numbers, and {WEIGHTS} holds {held:,}")
     beyond = max(held, *(p.numel() for p in model.parameters()))
     for option, value in options.items():                    # frozen matrices are not among the numbers counted above
-        if isinstance(value, int) and value > beyond and "seed" not in option and "key" not in option:
+        if isinstance(value, int) and value > beyond and not any(word in option for word in ("seed", "key", "alpha", "scaling")):
             raise ValueError(f"{folder / CONFIG} sets {option}={value:,}, more than the file or any tensor of the model has numbers")
 
 
