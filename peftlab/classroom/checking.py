@@ -110,12 +110,12 @@ def verdict(exercise, seen, seed, looks=dict):
             lines.append(_report(exercise, seed, case, what, gap, seen, expected))
         return Result(exercise.id, "not yet", "\n".join(lines), slip.name, "named")
     claim = None if isinstance(exercise, Question) else related(exercise, seen, seed, looks())
-    kind = claim.kind if claim else _kind(seen[case]) if what == "error" else "numbers"
+    told = _own_words(exercise, seed, seen, expected) if what != "error" else None
+    if told and claim and claim.kind == "behaves":
+        claim = None  # the exercise's own words say more than where it is wrong
+    kind = claim.kind if claim else _kind(seen[case]) if what == "error" else "related" if told else "numbers"
     lines = [claim.text] if claim else []
-    told = _own_words(exercise, seed, seen, expected) if what != "error" and not claim else None
-    if told:
-        kind = "related"
-    lines.append(_report(exercise, seed, case, what, gap, seen, expected, own=bool(told)))
+    lines.append(_report(exercise, seed, case, what, gap, seen, expected))
     if claim and what == "error":
         lines.reverse()
     return Result(exercise.id, "not yet", "\n".join(lines), None, kind)
@@ -179,11 +179,13 @@ def _reference(id, seed):
 
 
 def _first_difference(seen, expected):
-    """(case, what, how it differs): an error first, then what the answer gives, gradients last."""
+    """(case, what, how it differs): what the answer gives before gradients; an error where it comes before the rest."""
     found = None
     for i, (a, b) in enumerate(zip(seen, expected, strict=True)):
         if "error" in a:
-            return i, "error", a["told"]
+            if found is None:
+                return i, "error", a["told"]
+            continue
         for order, (what, value) in enumerate(b.items()):
             if what[0] != "_" and (found is None or (rank(what), order) < found[0]) and (gap := difference(a.get(what), value)):
                 found = (rank(what), order), (i, what, gap)
@@ -234,9 +236,9 @@ IDLE = {
 # ---------------------------------------------------------------- in words
 
 
-def _report(exercise, seed, case, what, gap, seen, expected, own=True):
+def _report(exercise, seed, case, what, gap, seen, expected):
     cases = exercise.draw(seed)
-    told = _own_words(exercise, seed, seen, expected) if own and what != "error" else None
+    told = _own_words(exercise, seed, seen, expected) if what != "error" else None
     where = f"Seen with {cases[case].label}"
     if what == "error":
         return f"{where}: {gap}"

@@ -58,7 +58,7 @@ def explain(exercise, seen, seed, looks):
 def find(ev):
     """The first claim that holds: of the output before any gradient, the plainest first."""
     end = process_time() + SECONDS
-    if ev.errors:
+    if stops_first(ev):
         return stopped(ev)
     if claim := behaviour.restless(ev) or together.half(ev):
         return claim
@@ -119,6 +119,13 @@ def some_cases(ev, what, pairs, finders):
 
 def _both(outer, inner, text):
     return outer and Claim(text, lambda ev: outer.holds(ev) and inner.holds(ev), inner.kind)
+
+
+def stops_first(ev):
+    """Does an error come before anything else that is wrong?"""
+    wrong = {p.index for ps in ev._pairs.values() for p in ps if p.what[0] != "_" and p.wrong and p.seed == ev.seed}
+    errors = [i for seed, i, _ in ev.errors if seed == ev.seed]
+    return bool(errors) and min(errors) < min(wrong, default=len(ev.runs[ev.seed]))
 
 
 def stopped(ev):

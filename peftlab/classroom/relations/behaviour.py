@@ -84,16 +84,19 @@ def verdicts(ev, what, pairs, where, sentence):
                 where,
                 "behaves",
             )
-    often = {b: len({p.index for p in pairs if p.b == b}) for b in told}
-    if len(wrong) < len(told) and all(often[b] > 4 for b in told if b not in wrong):
-        bad, good = list(wrong), [b for b in told if b not in wrong]
-        always = all(len(told[b]) == 1 for b in bad)
+    if len(wrong) < len(told):
+        bad = list(wrong)
         instead = "; ".join(
-            f"{_word(b)}, and you say {' or '.join(sorted(_word(a) for a in told[b] if not _same(a, b)))}{'' if always else ' in some cases'}"
+            f"where it should be {_word(b)} you say {' or '.join(sorted(_word(a) for a in told[b] if not _same(a, b)))}"
             for b in bad[:3]
         )
-        words = f"wrong only where it should be {instead}. Where {listed([_word(g) for g in good], 'or')} is right, so are you. What does it take to be {_word(bad[0])}?"
-        return stated(ev, what, sentence(words), lambda p: p.b not in good or not p.wrong, where, "behaves")
+        more = "" if all(len(told[b]) == 1 for b in bad) else ", in some of the cases tried"
+        words = f"{instead}{more}. What does it take to be {_word(bad[0])}?"
+
+        def holds(e):
+            return any(p.wrong and p.b in bad for p in e.pairs(what))
+
+        return Claim(sentence(words), holds, "behaves")
     if (
         len(told) == len(wrong)
         and len(said) < len(kinds)
