@@ -20,7 +20,9 @@ class Adapter(nn.Module):
     """A small trainable module on one frozen layer that computes y = layer(x).
 
     A method is a subclass with an `__init__` that makes its parameters and a `before`, an `after`, or both.
-    The keywords of `__init__` are the field names of the method's `peft` configuration.
+    The keywords of `__init__` are the field names of the method's `peft` configuration. Two more functions are optional:
+    `share(adapters)`, which gives the adapters of all layers what they have in common, and `attend(q)`, for what is added
+    inside attention (attention.py).
     """
 
     def __init__(self, layer):
@@ -127,7 +129,7 @@ def embedding_scale(layer):
 def without_adapters(layer, x):
     """What the frozen layer alone makes of `x`, past the adapters on it, computed in its own precision."""
     own = next(layer.parameters(recurse=False), x)
-    return layer.forward(x.to(own.dtype)).to(x.dtype)
+    return layer.forward(x.to(own.dtype) if own.is_floating_point() else x).to(x.dtype)
 
 
 class FullFineTuning(Adapter):
@@ -141,6 +143,9 @@ class FullFineTuning(Adapter):
         super().__init__(layer)
         if not layer._parameters:
             raise TypeError(f"a {type(layer).__name__} has no parameters of its own to copy: name the layers inside it")
+        if any(True for name, child in layer.named_children() if name != "adapters" for _ in child.parameters()):
+            raise TypeError(f"a {type(layer).__name__} has parameters of its own and layers inside, and cannot be copied as one: name "
+                            "other layers")
         if getattr(layer, "weight", None) is not None and "weight" not in layer._parameters:
             raise TypeError(f"the weight of this {type(layer).__name__} is stored in a form that cannot be trained: "
                             "leave the layer out when you quantize the model")
@@ -162,7 +167,7 @@ def bare_copy(layer):
     """A trainable copy of one layer, its parameters and settings, without what hangs on it (hooks, adapters)."""
     new = type(layer).__new__(type(layer))
     nn.Module.__init__(new)
-    ours = ("switch", "hooks", "unmerged", "held", "training")
+    ours = ("switch", "hooks", "unmerged", "held", "training", "forward")    # of attach.py; forward: put there by accelerate
     new.__dict__.update({k: v for k, v in layer.__dict__.items() if not k.startswith("_") and k not in ours})
     for name, p in layer._parameters.items():
         new.register_parameter(name, None if p is None else nn.Parameter(p.detach().clone()))

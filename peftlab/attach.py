@@ -46,6 +46,8 @@ def _before(layer, args):
     if not args:
         return _called_by_name(layer)
     for adapter, rows in running(layer, len(args[0])):
+        if type(adapter).before is Adapter.before:
+            continue
         i = adapter.argument
         x = args[i] if rows is None else args[i][rows]
         new = adapter.before(in_its_precision(adapter, x)).to(x.dtype)
@@ -58,6 +60,8 @@ def _after(layer, args, out):
         return None
     y = out[0] if isinstance(out, tuple) else out
     for adapter, rows in running(layer, len(args[0])):
+        if type(adapter).after is Adapter.after:
+            continue
         x = args[adapter.argument]
         x, part = (x, y) if rows is None else (x[rows], y[rows])
         new = adapter.after(in_its_precision(adapter, x), in_its_precision(adapter, part)).to(y.dtype)
@@ -128,7 +132,7 @@ def _refuse_name(model, name):
         if name in model.switch.recipe:
             raise ValueError(f"there is an adapter called {name!r} already: pick another name, or detach first")
     if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise ValueError(f"{name!r} cannot be an adapter's name: use a word without dots")
+        raise ValueError(f"{name!r} cannot be an adapter's name: use another word, without dots")
 
 
 def _refuse_layer(path, layer, model):
@@ -136,7 +140,7 @@ def _refuse_layer(path, layer, model):
     if only_read(layer):
         raise ValueError(f"{path} is never called: the nn.MultiheadAttention around it only reads its weight, and an adapter on it "
                          "would be without effect. Replace that module by one that calls its layers")
-    for owned in ("switch", "adapters", "hooks", "virtual_tokens", "reading"):
+    for owned in ("switch", "adapters", "hooks", "held", "unmerged", "virtual_tokens", "reading"):
         if hasattr(layer, owned) and switch_of(layer) is None:
             raise ValueError(f"{path}, a {type(layer).__name__}, has an attribute {owned!r} of its own, which adapters need")
     if isinstance(layer, nn.Embedding) and layer is input_table(model) \
@@ -182,7 +186,7 @@ def _hold_statistics(model):
     """Keep the running statistics of the base's BatchNorms as they are, whatever is trained on top of them."""
     for m in model.modules():
         if getattr(m, "running_mean", None) is not None:
-            m.held = (m.register_forward_pre_hook(_lend_copies), m.register_forward_hook(_put_back))
+            m.held = (m.register_forward_pre_hook(_lend_copies), m.register_forward_hook(_put_back, always_call=True))
 
 
 def _lend_copies(layer, args):

@@ -51,6 +51,7 @@ def _enter(model, args, kw):
     if reading.takes_positions:
         kw["position_ids"] = places.positions(kw.get("position_ids"), reading.start)
     kw["attention_mask"] = places.mask
+    model.switch.inserted = places
     if kw.get("return_dict", getattr(model.config, "return_dict", True)) is False:
         kw["return_dict"], places.as_tuple = True, True      # with names it can be told what belongs to each token
     if places.first:
@@ -92,8 +93,8 @@ def _enter_decoder(decoder, args, kw):
 
 def _leave(model, args, kw, out):
     """Give back what belongs to the text alone."""
-    places = model.switch.inserted
-    if places is not None:
+    places, model.switch.inserted = model.switch.inserted, None
+    if places is not None and places.first and places.n:
         index, whole = places.of_text(), (len(places.rows), places.n + places.time)
 
         def of_text(name, t):
@@ -139,7 +140,10 @@ def _wanted(model, batch):
 
 
 def _places(part, rows, text, mask, cache=None, causal=None, **more):
-    cached = 0 if cache is None else cache.get_seq_length()
+    cached, n = 0 if cache is None else cache.get_seq_length(), max(lengths(rows, "key_values")) + max(lengths(rows, "embeddings"))
+    if 0 < cached < n:
+        raise ValueError(f"the cache holds {cached} places, fewer than there are virtual tokens: it was filled without them. "
+                         "Begin with an empty cache when you switch adapters")
     return Places(rows, text.shape[1], mask, cached, text.device, part.reading.causal if causal is None else causal, **more)
 
 
@@ -196,12 +200,13 @@ def _fill_text(part, kw, rows, places):
             text = text * part.embed_scale                   # some models do this to ids, and not to inputs_embeds
     whose = text.shape[:2]
     for name, t in kw.items():
-        if isinstance(t, torch.Tensor) and t.shape[:2] == whose and name not in ("attention_mask", "position_ids")                 and not (name == "labels" and t.is_floating_point()):                 # those are of the row, not of its tokens
+        of_tokens = isinstance(t, torch.Tensor) and t.shape[:2] == whose and t.dim() < 4
+        if of_tokens and name not in ("attention_mask", "position_ids") \
+                and not (name == "labels" and t.is_floating_point()):                 # labels of several kinds for the row
             front = t.new_full((len(rows), places.n, *t.shape[2:]), -100 if name == "labels" else 0)
             kw[name] = places.in_order(front, t)
         elif name in ("start_positions", "end_positions") and t is not None:
-            there = (t >= 0) & (t < places.time)
+            there = t < places.time                          # beyond the text: to be ignored, there as here
             moved = places.of_text().gather(1, t.clamp(0, places.time - 1).view(-1, 1)).view(t.shape)
             kw[name] = torch.where(there, moved, t + places.n)
     kw["inputs_embeds"] = places.in_order(vectors.to(text.dtype), text)
-    part.switch.inserted = places

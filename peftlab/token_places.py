@@ -2,8 +2,8 @@
 
 A batch is a rectangle, and its rows may have virtual tokens of different lengths, or none. The front is padded to the
 longest, and everything that is only padding is masked. A model that reads from left to right finds the virtual tokens
-directly before its text, behind all padding; one that sees all tokens at once finds them first, and the padding last:
-it may look for its answer in the first place.
+directly before its text, behind all padding; one that sees all tokens at once finds them first, and what only fills up
+the front last: it may look for its answer in the first place.
 """
 import torch
 

@@ -60,7 +60,7 @@ DAMAGE = {
     "config no fields": (lambda f: (f / CONFIG).write_text("[1]"), ValueError, "holds a list, not the fields"),
     "unknown method": (lambda f: reconfigure(f, peft_type="SHADOW"), ValueError, "'SHADOW', a method we do not have"),
     "no method": (lambda f: reconfigure(f, peft_type=None), ValueError, "peft_type None, a method we do not have"),
-    "unknown field": (lambda f: reconfigure(f, lora_bias=True), ValueError, "lora_bias=True, which LoRA here does not"),
+    "unknown field": (lambda f: reconfigure(f, target_parameters=["w"]), ValueError, "target_parameters=.*, which LoRA here does not"),
     "a pattern": (lambda f: reconfigure(f, rank_pattern={"q_proj": 2}), ValueError,
                   r"lora_A.weight is \(4, 16\) in the file and \(2, 16\) here"),
     "a pattern that is none": (lambda f: reconfigure(f, rank_pattern={"(": 2}), ValueError, "is not a regular expression"),

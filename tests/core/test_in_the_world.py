@@ -182,6 +182,21 @@ def test_outputs_without_names_and_hidden_states_are_those_of_the_text():
     out = model(IDS, output_hidden_states=True)
     assert {h.shape for h in out.hidden_states} == {(2, 7, 32)} and out.logits.shape == (2, 7, 60)
     assert torch.equal(model(IDS, return_dict=False)[0], out.logits)
+    prefixed = pl.attach(llama(), M.PrefixTuning, num_virtual_tokens=4)
+    assert isinstance(prefixed(IDS, return_dict=False), tuple)
+
+
+def test_a_cache_that_was_filled_without_them_is_refused():
+    model = llama()
+    cache = model(IDS[:, :3], use_cache=True).past_key_values
+    pl.attach(model, M.PrefixTuning, num_virtual_tokens=5)
+    with pytest.raises(ValueError, match="it was filled without them"):
+        model(IDS[:, 3:4], past_key_values=cache)
+
+
+def test_a_module_with_layers_inside_is_not_copied_as_one():
+    with pytest.raises((TypeError, ValueError), match="out_proj is never called|layers inside"):
+        pl.attach(nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 8)), M.LoRA, ["1"], r=2, modules_to_save=["0"])
 
 
 def test_positions_given_by_the_caller_are_kept():
