@@ -49,6 +49,9 @@ def _before(layer, args):
         if type(adapter).before is Adapter.before:
             continue
         i = adapter.argument
+        if i >= len(args):
+            raise ValueError(f"{type(adapter).__name__} acts on input {i + 1} of a {type(layer).__name__}, which is called with "
+                             f"{len(args)}: target another layer")
         x = args[i] if rows is None else args[i][rows]
         new = adapter.before(in_its_precision(adapter, x)).to(x.dtype)
         args = (*args[:i], new if rows is None else put_rows(args[i], rows, new), *args[i + 1:])

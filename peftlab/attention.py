@@ -1,4 +1,9 @@
 """Methods that act inside attention: a function registered with transformers, in which adapters add to what the heads say."""
+import inspect
+from functools import partial
+
+import torch
+
 from peftlab.switch import in_its_precision, running
 
 NAME = "peftlab"
@@ -18,7 +23,23 @@ def hook(model):
                          "from_pretrained(..., attn_implementation='sdpa')")
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
+    reader = next((m for m in model.modules() if "position_ids" in inspect.signature(m.forward).parameters), None)
+    if reader is not None and not hasattr(model, "position_hook"):
+        model.position_hook = reader.register_forward_pre_hook(partial(_give_positions, model.switch), with_kwargs=True)
     config._attn_implementation = NAME
+
+
+def _give_positions(switch, reader, args, kw):
+    """Count positions without padding on the left: what is added depends on where a query stands, not only on how far from
+    another, so a padded row would differ from the row alone."""
+    names = switch.active if switch.rows is None else switch.rows
+    if any(name is not None and hasattr(switch.recipe[name][0], "attend") for name in names):
+        kw = {**dict(zip(inspect.signature(reader.forward).parameters, args)), **kw}
+        mask, text = kw.get("attention_mask"), kw["inputs_embeds"] if kw.get("input_ids") is None else kw["input_ids"]
+        if kw.get("position_ids") is None and isinstance(mask, torch.Tensor) and mask.dim() == 2:
+            kw["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -text.shape[1]:]
+        return (), kw
+    return args, kw
 
 
 def is_hooked(layer):
@@ -26,6 +47,9 @@ def is_hooked(layer):
 
 
 def unhook(model):
+    if hasattr(model, "position_hook"):
+        model.position_hook.remove()
+        del model.position_hook
     if getattr(getattr(model, "config", None), "_attn_implementation", None) == NAME:
         model.config._attn_implementation = "sdpa"
 

@@ -11,7 +11,7 @@ from peftlab.adapter import Adapter
 from peftlab.attach import put_on
 from peftlab.config import CONFIG, copies_of, method_of, options_of, read, where_of, write
 from peftlab.count import count_on
-from peftlab.layers import adapted, copied, input_table, output_table, short, targets, unwrapped
+from peftlab.layers import adapted, copied, ends_in, input_table, output_table, short, targets, unwrapped
 from peftlab.switch import all_or_nothing, known, refuse_if_merged
 from peftlab.use import parameters
 from peftlab.virtual_tokens import encoder_decoder, on, reader
@@ -128,8 +128,9 @@ def _places(model, config, method, options, state):
     """
     where, target_modules, layers = where_of(config), config.get("target_modules"), None
     if issubclass(method, Adapter):
-        if method.in_peft.one_target and isinstance(target_modules, str):
-            target_modules = [target_modules]
+        if method.in_peft.one_target and isinstance(target_modules, str) \
+                and any(ends_in(path, [target_modules]) for path, _ in model.named_modules()):
+            target_modules = [target_modules]                # a name, and not a pattern
         layers = targets(model, target_modules, lenient=True, **where)
         tied = {id(layer._parameters.get("weight")) for _, layer in layers} - {id(None)}
         layers += [(path, layer) for path, layer in model.named_modules() if id(layer._parameters.get("weight")) in tied

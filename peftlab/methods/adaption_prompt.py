@@ -23,6 +23,8 @@ class AdaptionPrompt(Adapter):
 
     def __init__(self, layer, adapter_len=10):
         super().__init__(layer)
+        if hasattr(layer, "v_norm"):
+            raise TypeError(f"a {type(layer).__name__} normalises its values, which the trained vectors would miss")
         if not all(hasattr(layer, part) for part in ("k_proj", "v_proj", "config")):  # with a config it asks attention.py
             raise TypeError(f"a {type(layer).__name__} has no k_proj and v_proj: target the attention layers of a model of the "
                             "Llama kind, ['self_attn']")

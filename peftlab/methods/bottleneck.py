@@ -38,6 +38,9 @@ class Houlsby(Adapter):
             nn.init.zeros_(linear.bias)
 
     def bottleneck(self, h):
+        if h.shape[-1] != self.down.in_features:
+            raise ValueError(f"this {type(self.layer).__name__} gives {tuple(h.shape)}, and the adapter was made for a last dimension "
+                             f"of {self.down.in_features}: put it on a layer whose features come last")
         return self.up(self.non_linearity(self.down(h)))                              # (..., d) -> (..., m) -> (..., d)
 
     def after(self, x, y):

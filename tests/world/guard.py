@@ -368,7 +368,11 @@ def cell(arch, column):
 
 
 def _look(arch, column, found):
-    model = base(column, arch)
+    try:
+        model = base(column, arch)
+    except REFUSALS as e:                                    # what has to be on it before the method is
+        found.update(word="refused", why=str(e))
+        return
     first, named = copy.deepcopy(model.state_dict()), {n: p.requires_grad for n, p in model.named_parameters()}
     inputs, full = arch.inputs(), arch.whole()
     before, before_full = whole(ask(model, arch, inputs)), whole(ask(model, arch, full))
