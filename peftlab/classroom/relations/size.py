@@ -272,7 +272,7 @@ def signs(ev, what, pairs, where, sentence):
     if sum(p.x.numel() for p in pairs) < 4:
         return None
     test = lambda p: p.comparable and p.close(p.x.abs(), p.y.abs())
-    if not all(test(p) for p in pairs):
+    if not all(test(p) for p in pairs) or all(p.close(p.x, p.y) for p in pairs):
         return None
     return stated(
         ev,
