@@ -194,7 +194,7 @@ WHY = {
     "adapter-slowdown": "A round left out may leave the median where it is, in every case drawn.",
     "freeze": "`True` is the default of both calls; and splitting a name more often leaves its last part the same.",
     "lora-merge": "A layer that is asked about two zero vectors gives the same row twice.",
-    "train-biases": "`True` is the default; splitting a name differently leaves its end the same.",
+    "backward-transfer": "An answer in single precision is right as well.",
     "ia3-merge": "The library's bias is a vector, and a vector times a diagonal matrix is the same from both sides.",
     "raters-ceiling": "A zero is dealt with before the other line is reached, a quotient has the sign of its product, and whole numbers are exact in either precision.",
     "on-par": "These differ only where an end of an interval meets the margin or zero exactly, or in the precision of the input; `strict` never has anything to say.",
