@@ -46,7 +46,7 @@ def mix(model, rows):
         if _batch_second(model, path):
             raise ValueError(f"{path} is given the batch in its second dimension (batch_first=False): its rows cannot be mixed")
     outer, model.switch.rows = model.switch.rows, rows
-    handles = (model.register_forward_pre_hook(_count_rows, with_kwargs=True),
+    handles = (model.register_forward_pre_hook(_count_rows, with_kwargs=True, prepend=True),
                model.register_forward_hook(_forget_rows, always_call=True))
     try:
         yield

@@ -60,5 +60,7 @@ def test_the_command_lists_all_and_tells_of_one(capsys):
     assert cli.main(["methods", "LoRA"]) == 0
     out = capsys.readouterr().out
     assert "2106.09685" in out and "lora.py" in out and "def after" in out
+    assert cli.main(["methods", "lora"]) == 0
+    assert capsys.readouterr().out == out
     with pytest.raises(SystemExit, match="did you mean LoRA"):
-        cli.main(["methods", "Lora"])
+        cli.main(["methods", "Lorra"])
