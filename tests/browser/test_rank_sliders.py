@@ -6,7 +6,7 @@ import nbformat
 from keys import WATCH, told
 
 LESSON = Path(__file__).parents[2] / "notebooks" / "02-rank-decomposition.ipynb"
-NEEDED = ("import matplotlib", "def keep_ranks", "with matplotlib", "def random_like", "torch.manual_seed(0)\nencoder", "last, first")
+NEEDED = ("import matplotlib", "def keep_ranks", "with matplotlib", "def random_like", "torch.manual_seed(0)\nencoder", "value = ")
 
 
 def test_the_picture_follows_the_keys(jupyter, open_notebook, capsys):

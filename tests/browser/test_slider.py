@@ -6,14 +6,16 @@ import nbformat
 from keys import WATCH, told
 
 LESSON = Path(__file__).parents[2] / "notebooks" / "03-lora.ipynb"
-ELSEWHERE = ("classifier", "talker", "film_", "movies", "unseen")  # names of the cells on the two larger models
+ELSEWHERE = ("classifier", "talker", "film_", "movies", "unseen", "yours")  # names of the cells on the two larger models
+ASIDE = ("learn_italian", "choices", "losses_of")  # what other ranks and rates would have done
+
 
 def up_to_the_slider():
     """The lesson's own code cells that lead to the slider, on the small model alone."""
     notebook = nbformat.read(LESSON, as_version=4)
     code = [c for c in notebook.cells if c.cell_type == "code"]
     last = next(i for i, c in enumerate(code) if c.source.startswith("widgets.growing_update"))
-    notebook.cells = [c for c in code[: last + 1] if not any(name in c.source for name in ELSEWHERE)]
+    notebook.cells = [c for c in code[: last + 1] if not any(name in c.source for name in ELSEWHERE + ASIDE)]
     for cell in notebook.cells:
         cell.outputs, cell.execution_count = [], None
     return notebook
