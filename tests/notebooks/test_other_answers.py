@@ -18,7 +18,7 @@ import pytest
 from peftlab.classroom import build
 from peftlab.classroom.build import CHECK, NOTEBOOKS
 from peftlab.classroom.exercise import Question, find
-from peftlab.classroom.slicing import uses
+from peftlab.classroom.slicing import binds, uses
 from peftlab.lab import bases, polyglot, training
 
 SMALL = "polyglot-350k"
@@ -63,6 +63,18 @@ def asked_for(cell):
     return exercise, [p.id for p in parts]
 
 
+def what_depends(cells, answers):
+    """The cells that use one of the answers, or what such a cell makes; and those that make what these use."""
+    made = [set().union(*map(binds, ast.parse(cell).body)) for cell in cells]
+    touched, wanted, kept = set(answers), set(), []
+    affected = [bool(uses(cell) & touched) and not touched.update(names) for cell, names in zip(cells, made)]
+    for cell, names, is_affected in reversed(list(zip(cells, made, affected))):
+        if is_affected or asked_for(cell) or names & wanted:
+            kept.append(cell)
+            wanted |= uses(cell)
+    return kept[::-1]
+
+
 def attempt(source, scope):
     """The error's name and words, or "" where the cell runs."""
     try:
@@ -91,6 +103,7 @@ def errors(cells, turn):
 def test_each_accepted_solution_serves_the_rest_of_the_lesson(lesson, light):
     cells = [c.source for c in build.complete(lesson).cells if c.cell_type == "code" and c.source.strip()]
     asked = dict(filter(None, map(asked_for, cells)))
+    cells = what_depends(cells, {name for names in asked.values() for name in names})
     usual = errors(cells, 0)
     for turn in range(1, max(len(e.solutions) for e in asked)):
         for cell, error, as_usual in zip(cells, errors(cells, turn), usual):
