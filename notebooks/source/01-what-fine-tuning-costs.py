@@ -1199,3 +1199,9 @@ CLAIMS.assign(verdict=list(verdicts.values()))
 # [arXiv:2106.09685](https://arxiv.org/abs/2106.09685); the adapter used here,
 # [arXiv:2005.00247](https://arxiv.org/abs/2005.00247); one that finds LoRA slower than expected,
 # [arXiv:2507.08833](https://arxiv.org/abs/2507.08833).
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# *Memory falls in proportion to the trainable parameters.* By how much did the one fall here and by how much the other, and which
+# parts of the budget made the difference? What would you have to measure, and with which result, to agree with the sentence after all?

@@ -1169,3 +1169,9 @@ assert abs(mine - theirs) < 1e-6, "yours and the course's agree"
 #
 # Sources: backward transfer, [arXiv:1706.08840](https://arxiv.org/abs/1706.08840); average forgetting, [arXiv:1801.10112](https://arxiv.org/abs/1801.10112); "LoRA learns less and
 # forgets less", [arXiv:2405.09673](https://arxiv.org/abs/2405.09673); intruders, [arXiv:2410.21228](https://arxiv.org/abs/2410.21228). Sentences: Hutto and Gilbert, ICWSM 2014. The library: `peft`, Apache-2.0.
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# *LoRA forgets less than full fine-tuning.* Name two comparisons of this page that speak for and against it, each with what was learnt beside what
+# was lost. Which comparison, with which result, would make you believe the sentence, or drop it?
