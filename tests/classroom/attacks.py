@@ -478,6 +478,19 @@ ATTACKS = {
         """,
         needs_files=True,
     ),
+    "letter-to-a-socket": Attack(
+        "sends to a program of the teacher's from one of a pair of sockets",
+        DOT,
+        """
+        import socket
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC):
+            try:
+                socket.socketpair(socket.AF_UNIX, kind)[0].sendto(b"full marks", "{course}/letters")
+            except OSError:
+                pass
+        """,
+        needs_files=True,
+    ),
     "modes-of-others": Attack(
         "makes another's notebook unreadable, old and marked",
         DOT,
