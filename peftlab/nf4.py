@@ -2,7 +2,8 @@
 
 A weight w is stored as the number of the level nearest to w / max|block|: 4 bits, and 32 bits a block for the maximum,
 0.5 bit a weight. Double quantisation stores the maxima themselves in 8 bits, 256 to a scale, 0.127 bit a weight.
-Levels, codes, their order in a byte and double quantisation are those of bitsandbytes; tests/golden holds its numbers.
+Levels, codes, their order in a byte and double quantisation are those of bitsandbytes, whose numbers tests/golden holds, but in
+a block of zeros: it divides zero by zero there and stores the level -1, which double quantisation then makes not quite zero.
 The base is frozen; adapters on it compute in float32 and see the weight it really uses.
 """
 import torch

@@ -11,6 +11,11 @@ from peftlab import nf4
 GOLDEN = json.loads((Path(__file__).parent / "bitsandbytes.json").read_text(encoding="utf-8"))
 
 
+def as_there(codes, absmax):
+    """The bytes of bitsandbytes, which divides zero by zero in a block of zeros and has code 0 there, the level -1."""
+    return nf4.pack(codes.masked_fill((absmax == 0).repeat_interleave(nf4.BLOCK)[: len(codes)], 0))
+
+
 def test_the_bytes_are_those_of_bitsandbytes():
     """Every code, every maximum, every code of a maximum."""
     assert torch.allclose(nf4.dynamic_levels(), torch.tensor(GOLDEN["dynamic levels"]), rtol=1e-6, atol=0)
@@ -20,9 +25,11 @@ def test_the_bytes_are_those_of_bitsandbytes():
         due, layer = GOLDEN[name], nn.Linear(*W.shape[::-1], bias=False)
         layer.weight = nn.Parameter(W)
         single, double = nf4.NF4Linear(layer, double=False), nf4.NF4Linear(layer)
-        assert digest(single.packed) == digest(double.packed) == due["codes"], name
+        assert digest(as_there(*nf4.quantize(W))) == due["codes"] and torch.equal(single.packed, double.packed), name
         assert digest(single.absmax.view(torch.uint8)) == due["absmax"], name
         assert digest(double.absmax) == due["codes of absmax"], name
         assert torch.allclose(double.scale, torch.tensor(due["scales"]), rtol=1e-6) and abs(double.mean / due["mean"] - 1) < 1e-6
         errors = [((q.weight - W).norm() / W.norm()).item() for q in (single, double)]
-        assert torch.allclose(torch.tensor(errors), torch.tensor(due["error"]), rtol=1e-4), name
+        known = [abs(mine / theirs - 1) < 1e-4 for mine, theirs in zip(errors, due["error"])]
+        zeros = bool((single.absmax == 0).any())
+        assert known == [True, not zeros] and (not zeros or errors[1] < due["error"][1]), name
