@@ -141,11 +141,11 @@ absmax = Exercise(
 def absmax_cases(seed):
     draw = torch.Generator().manual_seed(seed)
     cases = []
-    for shape, block in (((4, 8), 8), ((5, 7), 8), ((6, 4), 5), ((2, 3, 5), 4), ((10,), 16), ((12, 3), 6)):
+    for shape, block in (((4, 8), 8), ((5, 7), 8), ((5, 5), 6), ((2, 3, 5), 4), ((10,), 16), ((12, 3), 6)):
         W = torch.randn(*shape, generator=draw)
         W.view(-1)[-(W.numel() % block or block) :].abs_().neg_()  # the last block: nothing above zero
         last = W.numel() % block
-        label = f"`W` of shape {shape}, `block = {block}`" + (f": the last block has {last} weights" if last else "")
+        label = f"`W` of shape {shape}, `block = {block}`" + (f": the last block has {last} weight{'s' * (last > 1)}" if last else "")
         cases.append(Case(label, W=W, block=block))
     W = torch.randn(6, 6, generator=draw)
     W.view(-1)[9:18] = 0
@@ -650,6 +650,22 @@ def halves_of_a_byte(case):
     return {"part of the first code": 16 * codes[::2], "part of the second code": codes[1::2]}
 
 
+@pack.evidence
+def read_again(cases, seen, expected):
+    """What a reader would take the first wrong byte for."""
+    for case, mine, due in zip(cases, seen, expected, strict=True):
+        if "error" in mine or mine["bytes"].shape != due["bytes"].shape or mine["bytes"].is_floating_point():
+            return None
+        wrong = (mine["bytes"] != due["bytes"]).nonzero().flatten().tolist()
+        if wrong:
+            byte, two = int(mine["bytes"][wrong[0]]) % 256, [*case.codes[2 * wrong[0] : 2 * wrong[0] + 2].tolist(), 0][:2]
+            return (
+                f"A reader takes your byte {byte} for the codes {byte >> 4} and {byte & 15}; packed were {two[0]} and {two[1]}. "
+                "By how much is the first to be moved, so that the second has four bits of its own?"
+            )
+    return None
+
+
 @pack.solution
 def by_shifting(codes):
     codes = F.pad(codes, (0, len(codes) % 2))
@@ -692,6 +708,18 @@ pack.slip("The two codes of a byte share a bit: the first is moved by three plac
 )
 pack.slip("The first code is multiplied by 15. How many different codes does the low half hold?")(
     packer(lambda c: c[::2] * 15 + c[1::2]), "times-fifteen"
+)
+pack.slip("The first code is multiplied by 17. How many different codes does the low half hold?")(
+    packer(lambda c: c[::2] * 17 + c[1::2]), "times-seventeen"
+)
+pack.slip("The first code is moved by five places, and its highest bit falls out of the byte. By how many is it to be moved?")(
+    packer(lambda c: c[::2] << 5 | c[1::2]), "five-bits"
+)
+pack.slip("The two codes lie on top of each other, in the same four bits. What moves the first of them up?")(
+    packer(lambda c: c[::2] | c[1::2]), "not-moved"
+)
+pack.slip("Both halves of a byte hold the same code. Where does the slice for the second begin?")(
+    packer(lambda c: c[::2] << 4 | c[::2]), "first-one-twice"
 )
 pack.slip("Only the first code of each two is there. Where is the second?")(packer(lambda c: c[::2] << 4), "second-missing")
 pack.slip("Only the second code of each two is there. Which four bits are for the first?")(packer(lambda c: c[1::2]), "first-missing")
@@ -759,6 +787,25 @@ def look_dequantize(answer, case):
     return {"weight": W.detach().clone(), "changed in place": changed({k: getattr(case, k) for k in inputs}, inputs)}
 
 
+@dequantize.evidence
+def which_half(cases, seen, expected):
+    """Are the weights wrong that come from one half of each byte?"""
+    wrong = {"high": 0, "low": 0}
+    for mine, due in zip(seen, expected, strict=True):
+        if "error" in mine or mine["weight"].shape != due["weight"].shape:
+            return None
+        off = ~torch.isclose(mine["weight"].double().flatten(), due["weight"].double().flatten(), rtol=1e-4, atol=1e-6)
+        for half, start in (("high", 0), ("low", 1)):
+            wrong[half] += int(off[start::2].sum())
+    for half, other in (("high", "low"), ("low", "high")):
+        if wrong[half] and not wrong[other]:
+            return (
+                f"Every weight whose code stands in the {other} half of a byte is right; of the others, in the {half} half, {wrong[half]} are "
+                f"wrong. What do you take from a byte for the {half} half?"
+            )
+    return None
+
+
 @dequantize.solution
 def looked_up(packed, absmax, levels, shape, block):
     n = math.prod(shape)
@@ -818,7 +865,7 @@ def dequantizer(halves="", look="", scale="", form=""):
             "not-scaled": lambda: torch.ones(n),
             "maxima-in-turns": lambda: absmax.repeat(block)[:n],
             "one-scale": lambda: absmax.max().expand(n),
-            "divided": lambda: 1 / absmax.clamp(min=1e-30).repeat_interleave(block)[:n],
+            "divided": lambda: 1 / absmax.repeat_interleave(block)[:n],
         }[scale]()
         values = values * each
         if form == "turned":
@@ -959,8 +1006,9 @@ def doubler(centre="", scale="", near=""):
             "median-for-mean": lambda: absmax.median(),
             "mean-of-each-group": lambda: torch.stack([p.mean() for p in absmax.split(group)]),
             "mean-forgotten": lambda: absmax.mean(),
+            "mean-added": lambda: absmax.mean(),
         }[centre]()
-        rest = absmax - (mean.repeat_interleave(group)[: len(absmax)] if mean.ndim else mean)
+        rest = absmax + mean if centre == "mean-added" else absmax - (mean.repeat_interleave(group)[: len(absmax)] if mean.ndim else mean)
         flat = blocks(rest, group)
         if scale == "one-scale":
             flat = rest[None]
@@ -983,6 +1031,7 @@ for kind, name, message in (
     ("centre", "median-for-mean", "You take the median away. bitsandbytes takes the mean: how would it read your file?"),
     ("centre", "mean-of-each-group", "Each group has a mean of its own. How many bits does one more number for every group take?"),
     ("centre", "mean-forgotten", "You take the mean away and give zero back for it. What will the reader add?"),
+    ("centre", "mean-added", "The mean is added. What is to be left, so that it lies on both sides of zero?"),
     ("scale", "one-scale", "There is one scale for all maxima. How many of them share one, by `group`?"),
     ("scale", "signed-maximum", "The scale of a group is its largest entry, sign and all. Less the mean, some are negative now: which of them may be largest?"),
     ("near", "linear", "Your codes are those of an evenly spaced code of eight bits. What are `levels` for?"),
@@ -1006,7 +1055,7 @@ def centred_after_scaling(absmax, levels, group):
 
 
 @double.switched(
-    centre=("not-centred", "smallest-for-mean", "median-for-mean", "mean-of-each-group", "mean-forgotten"),
+    centre=("not-centred", "smallest-for-mean", "median-for-mean", "mean-of-each-group", "mean-forgotten", "mean-added"),
     scale=("one-scale", "signed-maximum"),
     near=("linear", "level-above", "not-bytes"),
 )
