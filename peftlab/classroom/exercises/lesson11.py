@@ -248,13 +248,9 @@ def as_a_column(W, block):
 @absmax.switched(
     how=("without-absolute-value", "absolute-value-too-late", "mean-of-absolute-values", "norms-of-blocks", "smallest", "half-the-range"),
     order=("down-the-columns",),
-    end=("last-block-dropped",),
 )
-def absmax_with_switches(W, block, how="", order="", end=""):
-    flat = W.transpose(0, -1).flatten() if order else W.flatten()
-    parts = flat.split(block)
-    if end and len(parts[-1]) < block:
-        parts = parts[:-1]
+def absmax_with_switches(W, block, how="", order=""):
+    parts = (W.transpose(0, -1) if order else W).flatten().split(block)
     take = {
         "": lambda p: p.abs().max(),
         "without-absolute-value": lambda p: p.max(),
@@ -264,7 +260,7 @@ def absmax_with_switches(W, block, how="", order="", end=""):
         "smallest": lambda p: p.abs().min(),
         "half-the-range": lambda p: (p.max() - p.min()) / 2,
     }[how]
-    return torch.stack([take(p) for p in parts]) if parts else torch.zeros(0)
+    return torch.stack([take(p) for p in parts])
 
 
 # ================================================================ the levels
@@ -418,18 +414,17 @@ def even_quantiles(edge, below, above):
 
 
 @levels_.switched(
-    sides=("mirrored", "symmetric", "symmetric-above"),
+    sides=("mirrored",),
     scale=("not-normalised",),
-    zero=("without-zero", "zero-again", "zero-three-times"),
-    order=("downwards",),
+    order=("downwards", "unsorted"),
 )
-def levels_with_switches(edge, below, above, sides="", scale="", zero="", order=""):
-    down, up = {"": (below, above), "mirrored": (above, below), "symmetric": (below, below), "symmetric-above": (above, above)}[sides]
-    levels = (not_normalised if scale else two_halves)(edge, down, up)
-    if zero == "without-zero":
-        levels = levels[levels != 0]
-    elif zero:
-        levels = torch.cat([levels, torch.zeros(1 if zero == "zero-again" else 2)]).sort().values
+def levels_with_switches(edge, below, above, sides="", scale="", order=""):
+    if sides:
+        below, above = above, below
+    if order == "unsorted":
+        levels = unsorted(edge, below, above)
+        return levels * torch.special.ndtri(torch.tensor(edge)) if scale else levels
+    levels = (not_normalised if scale else two_halves)(edge, below, above)
     return levels.flip(0) if order else levels
 
 
@@ -471,7 +466,7 @@ def quantize_cases(seed):
     ]
 
 
-def _codes(value, n, name):
+def _codes(value, name):
     """The codes as whole numbers that can be compared, whatever their type."""
     given(value, torch.Tensor, name)
     if value.is_floating_point() and bool((value != value.round()).any()):
@@ -485,7 +480,7 @@ def look_quantize(answer, case):
     codes, maxima = pair(answer(W, case.levels.clone(), case.block), "`quantize`", "the codes and the maxima")
     return {
         "maxima": maxima.detach().clone(),
-        "codes": _codes(codes, W.numel(), "`quantize`"),
+        "codes": _codes(codes, "`quantize`"),
         "dtype of the codes": str(codes.dtype)[6:],
         "changed in place": changed({"W": case.W}, {"W": W}),
     }
@@ -593,9 +588,9 @@ def columns_first(W, levels, block):
 
 
 @quantize.switched(
-    scale=("one-scale", "signed-maximum", "not-scaled"),
+    scale=("signed-maximum", "not-scaled"),
     near=("level-above", "level-below", "as-if-even", "counted-from-one", "without-the-sign"),
-    kind=("not-bytes", "padding-kept"),
+    kind=("not-bytes",),
 )
 def quantize_with_switches(W, levels, block, scale="", near="", kind=""):
     return quantizer(scale, near, kind)(W, levels, block)
@@ -963,9 +958,9 @@ def look_double(answer, case):
     maxima = case.absmax.clone()
     codes, scale, mean = _three(answer(maxima, case.levels.clone(), case.group))
     return {
-        "mean": mean.detach().float().squeeze().clone(),
         "scales": scale.detach().clone(),
-        "codes": _codes(codes, maxima.numel(), "`double_quantize`"),
+        "codes": _codes(codes, "`double_quantize`"),
+        "mean": mean.detach().float().squeeze().clone(),
         "dtype of the codes": str(codes.dtype)[6:],
         "changed in place": changed({"absmax": case.absmax}, {"absmax": maxima}),
     }
@@ -1055,8 +1050,8 @@ def centred_after_scaling(absmax, levels, group):
 
 
 @double.switched(
-    centre=("not-centred", "smallest-for-mean", "median-for-mean", "mean-of-each-group", "mean-forgotten", "mean-added"),
-    scale=("one-scale", "signed-maximum"),
+    centre=("not-centred", "smallest-for-mean", "median-for-mean", "mean-of-each-group", "mean-added"),
+    scale=("signed-maximum",),
     near=("linear", "level-above", "not-bytes"),
 )
 def double_with_switches(absmax, levels, group, centre="", scale="", near=""):
