@@ -104,6 +104,10 @@ def put(layers, weights):
             layers[path].weight.copy_(W)
 
 
+def norm(matrices):
+    return sum(m.square().sum().item() for m in matrices.values()) ** 0.5
+
+
 @cache
 def bases(task, bits):
     """The controls: the base without an adapter, as it was and quantised; nothing here depends on the seed."""
@@ -136,22 +140,25 @@ def run(config, device):
     adapted = [path for path, layer in layers.items() if hasattr(layer, "adapters")]
     update = {path: layers[path].weight.detach() - four[path] for path in adapted}
     pl.detach(model)
-    put(layers, original | {path: original[path] + update[path] for path in adapted})
-    found["original"] = learnt()
-    put(layers, four | {path: quantised(original[path] + update[path], bits)[0] for path in adapted})
-    found["original_quantised"] = learnt()
-    again = {path: quantised(four[path] + update[path], bits) for path in adapted}
-    put(layers, four | {path: W for path, (W, _) in again.items()})
-    found["requantised"] = learnt()
-    metrics = {f"{what}_{way}": value for way, values in found.items() for what, value in values.items()}
+    trained = {path: four[path] + update[path] for path in adapted}
+    codes = {path: quantised(four[path], bits)[1] for path in adapted}
     square = sum(u.square().sum().item() for u in update.values())
-    error = sum((four[path] - original[path]).square().sum().item() for path in adapted)
-    stayed = sum((again[path][0] - four[path]).mul(update[path]).sum().item() for path in adapted)
-    moved = sum(int((again[path][1] != quantised(four[path], bits)[1]).sum()) for path in adapted)
-    sizes = {"error": error, "update": square, "weight": sum(original[path].square().sum().item() for path in adapted)}
-    return metrics | {f"{what}_norm": value**0.5 for what, value in sizes.items()} | bases(config["task"], bits) | {
-        "ratio": (error / square) ** 0.5,
-        "kept_requantised": stayed / square,  # of the update, along its own direction
-        "codes_moved": moved / sum(W.numel() for W in update.values()),
+    metrics = {"update_norm": square**0.5, "weight_norm": norm({path: original[path] for path in adapted})}
+    metrics["error_norm"] = norm({path: original[path] - four[path] for path in adapted})
+    for way, start in (("original", original), ("requantised", four), ("original_quantised", original)):
+        merged = {path: start[path] + update[path] for path in adapted}
+        if way != "original":
+            rounded = {path: quantised(W, bits) for path, W in merged.items()}
+            merged = {path: W for path, (W, _) in rounded.items()}
+            along = sum((merged[path] - four[path]).mul(update[path]).sum().item() for path in adapted)
+            moved = sum(int((rounded[path][1] != codes[path]).sum()) for path in adapted)
+            metrics[f"kept_{way}"] = along / square  # of the update, along its own direction
+            metrics[f"moved_{way}"] = moved / sum(len(c) for c in codes.values())
+        metrics[f"off_{way}_norm"] = norm({path: merged[path] - trained[path] for path in adapted})
+        put(layers, (original if way == "original" else four) | merged)
+        found[way] = learnt()
+    metrics |= {f"{what}_{way}": value for way, values in found.items() for what, value in values.items()}
+    return metrics | bases(config["task"], bits) | {
+        "ratio": metrics["error_norm"] / metrics["update_norm"],
         "train_loss": sum(run.losses[-5:]) / 5,
     }
