@@ -362,6 +362,19 @@ def zero_three_times(edge, below, above):
     return torch.cat([two_halves(edge, below, above), torch.zeros(2)]).sort().values
 
 
+@levels_.slip("Each side counts zero among its own, and one is put in besides: there are as many as there should be, and three of them are zero. Which end of `linspace` is to be dropped?")
+def zero_among_each_side(edge, below, above):
+    up = torch.special.ndtri(torch.linspace(edge, 0.5, above))
+    down = -torch.special.ndtri(torch.linspace(edge, 0.5, below))
+    return torch.cat([down, torch.zeros(1), up]).sort().values / (up.max() if above > 1 else 1)
+
+
+@levels_.slip("One sweep of even probabilities, from end to end: zero is not among the quantiles, unless both sides have as many. Which probability belongs to zero, and how many steps lie on either side of it?")
+def one_sweep(edge, below, above):
+    q = torch.special.ndtri(torch.linspace(1 - edge, edge, below + above + 1))
+    return q / q.max()
+
+
 @levels_.slip("Your levels are evenly spaced. Where do most weights lie, and where do you have most levels?")
 def evenly_spaced(edge, below, above):
     return torch.cat([torch.linspace(-1, 0, below + 1), torch.linspace(0, 1, above + 1)[1:]])
@@ -571,6 +584,13 @@ for kind, name, message in (
     quantize.slip(message)(quantizer(**{kind: name}), name)
 
 
+@quantize.slip("Right but for a block of zeros: zero divided by zero is no number. Which code is that of a zero?")
+def divides_by_zero_and_takes_the_nearest(W, levels, block):
+    absmax = scales(W, block)
+    scaled = W.flatten() / absmax.repeat_interleave(block)[: W.numel()]
+    return (scaled[:, None] - levels).abs().argmin(1).to(torch.uint8), absmax
+
+
 @quantize.slip("The maxima come first and the codes second. In which order were they asked for?")
 def maxima_first(W, levels, block):
     return by_borders(W, levels, block)[::-1]
@@ -633,7 +653,7 @@ def look_pack(answer, case):
     seen = given(answer(codes), torch.Tensor, "`pack`")
     return {
         "how many bytes": seen.numel(),
-        "bytes": seen.detach().to(torch.int16 if not seen.is_floating_point() else torch.float32),
+        "bytes": _codes(seen, "`pack`"),
         "dtype": str(seen.dtype)[6:],
         "changed in place": changed({"codes": case.codes}, {"codes": codes}),
     }
@@ -656,7 +676,7 @@ def read_again(cases, seen, expected):
             byte, two = int(mine["bytes"][wrong[0]]) % 256, [*case.codes[2 * wrong[0] : 2 * wrong[0] + 2].tolist(), 0][:2]
             return (
                 f"A reader takes your byte {byte} for the codes {byte >> 4} and {byte & 15}; packed were {two[0]} and {two[1]}. "
-                "By how much is the first to be moved, so that the second has four bits of its own?"
+                "Which four bits of a byte hold which code?"
             )
     return None
 
@@ -697,6 +717,9 @@ pack.slip("The first code stands in the low four bits. bitsandbytes reads the hi
 pack.slip("Each byte holds one code of the first half of the list and one of the second. Which two weights stand beside each other?")(
     packer(lambda c: c[: len(c) // 2] << 4 | c[len(c) // 2 :]), "two-halves-of-the-list"
 )
+MOVED_TOO_FAR = "`+` binds before `<<`: the first code is moved by four *plus the second*. Which brackets are missing, or which sign joins bits?"
+pack.slip(MOVED_TOO_FAR)(packer(lambda c: c[::2] << (4 + c[1::2])), "moved-by-the-second")
+pack.slip(MOVED_TOO_FAR)(lambda codes: codes[::2] << (4 + codes[1::2]), "moved-by-the-second-without-filling-up")
 pack.slip("Two codes are added up in each byte. From a sum of 9, which two were they?")(packer(lambda c: c[::2] + c[1::2]), "added-up")
 pack.slip("The two codes of a byte share a bit: the first is moved by three places, and takes up four. By how many is it to be moved?")(
     packer(lambda c: c[::2] << 3 | c[1::2]), "three-bits"
@@ -1001,9 +1024,10 @@ def doubler(centre="", scale="", near=""):
             "median-for-mean": lambda: absmax.median(),
             "mean-of-each-group": lambda: torch.stack([p.mean() for p in absmax.split(group)]),
             "mean-forgotten": lambda: absmax.mean(),
+            "mean-not-taken-away": lambda: absmax.mean(),
             "mean-added": lambda: absmax.mean(),
         }[centre]()
-        rest = absmax + mean if centre == "mean-added" else absmax - (mean.repeat_interleave(group)[: len(absmax)] if mean.ndim else mean)
+        rest = absmax if centre == "mean-not-taken-away" else absmax + mean if centre == "mean-added" else absmax - (mean.repeat_interleave(group)[: len(absmax)] if mean.ndim else mean)
         flat = blocks(rest, group)
         if scale == "one-scale":
             flat = rest[None]
@@ -1026,6 +1050,7 @@ for kind, name, message in (
     ("centre", "median-for-mean", "You take the median away. bitsandbytes takes the mean: how would it read your file?"),
     ("centre", "mean-of-each-group", "Each group has a mean of its own. How many bits does one more number for every group take?"),
     ("centre", "mean-forgotten", "You take the mean away and give zero back for it. What will the reader add?"),
+    ("centre", "mean-not-taken-away", "You give the mean back, and the maxima are quantised with it still inside. What will the reader do with the mean?"),
     ("centre", "mean-added", "The mean is added. What is to be left, so that it lies on both sides of zero?"),
     ("scale", "one-scale", "There is one scale for all maxima. How many of them share one, by `group`?"),
     ("scale", "signed-maximum", "The scale of a group is its largest entry, sign and all. Less the mean, some are negative now: which of them may be largest?"),
@@ -1050,7 +1075,7 @@ def centred_after_scaling(absmax, levels, group):
 
 
 @double.switched(
-    centre=("not-centred", "smallest-for-mean", "median-for-mean", "mean-of-each-group", "mean-added"),
+    centre=("not-centred", "smallest-for-mean", "median-for-mean", "mean-of-each-group", "mean-not-taken-away", "mean-added"),
     scale=("signed-maximum",),
     near=("linear", "level-above", "not-bytes"),
 )
@@ -1234,6 +1259,7 @@ for name, message, f in (
     ("sum-of-the-errors", "The differences are added up with their signs, and cancel. What makes every difference count?", lambda W, W4, u: sum((a - b).sum() for a, b in zip(W, W4)).abs() / size(u)),
     ("weight-for-error", "Above the line stands the norm of the quantised weights. What is the *error* of quantising?", lambda W, W4, u: size(W4) / size(u)),
     ("update-in-the-error", "The update is inside your error. What did quantising change, before anything was trained?", lambda W, W4, u: size([a + c - b for a, b, c in zip(W, W4, u)]) / size(u)),
+    ("update-out-of-the-error", "The update is inside your error. What did quantising change, before anything was trained?", lambda W, W4, u: size([a - c - b for a, b, c in zip(W, W4, u)]) / size(u)),
     ("first-layer-alone", "This is the quotient of the first layer. Where do the others come in?", lambda W, W4, u: one_long_row(W[:1], W4[:1], u[:1])),
     ("beside-base-and-update", "Below the line stands the norm of weight and update together. Which part of it is lost in a merge?", lambda W, W4, u: size([a - b for a, b in zip(W, W4)]) / size([a + c for a, c in zip(W, u)])),
 ):  # fmt: skip
