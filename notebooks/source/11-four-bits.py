@@ -260,7 +260,8 @@ def lloyd(W, levels, block=64, rounds=80):
     for _ in range(rounds):
         number = quantize(W, levels, block)[0].long()
         sums, shares = (
-            torch.bincount(number, by, len(levels)) for by in (W.flatten() * each, each**2)
+            torch.bincount(number, by, len(levels))
+            for by in (W.flatten() * each, each**2)
         )
         levels = torch.where(shares > 0, sums / shares, levels.double()).float()
     return levels
@@ -291,7 +292,9 @@ for name in rivals:
     print(f"{name:16} {real:10.4f} {normal:8.4f} {uniform:8.4f}")
 assert errors["NF4", "minilm-l6"] < errors["int4", "minilm-l6"], "NF4 is to beat int4"
 assert errors["int4", "uniform"] < errors["NF4", "uniform"], "where weights are even"
-assert errors["Lloyd", "minilm-l6"] < errors["NF4", "minilm-l6"], "there are better levels"
+assert errors["Lloyd", "minilm-l6"] < errors["NF4", "minilm-l6"], (
+    "there are better levels"
+)
 
 # %% [markdown]
 # NF4 beats int4 and fp4 on the real weight and on normal numbers, and loses to int4 on uniform ones: the levels fit a distribution, and are no better in themselves. It is not the
@@ -327,7 +330,10 @@ assert used(W).max() > 4 * used(W).min(), "used very unequally in blocks of 64"
 
 # %% tags=["hide-source"]
 figures.show(
-    figures.code_use({"minilm-l6": used(W).tolist(), "normal": used(weights["normal"]).tolist()}, NF4.tolist()),
+    figures.code_use(
+        {"minilm-l6": used(W).tolist(), "normal": used(weights["normal"]).tolist()},
+        NF4.tolist(),
+    ),
     alt="For each of the sixteen levels of NF4, at its place between -1 and 1, the share of weights that go to it, for the real weight and for normal "
     "numbers; a dotted line at one sixteenth. The two are alike: the levels around zero lie well above the line, the outer ones below it.",
 )
@@ -355,7 +361,13 @@ assert whole > 3 * by_length["NF4"][2], "one scale for all is to be far worse"
 
 # %% tags=["hide-source"]
 figures.show(
-    figures.curves(lengths, by_length, "The error by the length of a block", "weights in a block", "relative error"),
+    figures.curves(
+        lengths,
+        by_length,
+        "The error by the length of a block",
+        "weights in a block",
+        "relative error",
+    ),
     alt="Three rising lines of the relative error of a real weight, over blocks of 16 to 4,096 weights. NF4 lies lowest from blocks of 32 on, "
     "and all rise slowly: from 16 to 4,096 the error does not even triple.",
 )
@@ -423,11 +435,15 @@ for block in (32, 64, 128):
     for group, kept in ((None, absmax), (256, twice(absmax))):
         back = dequantize(pack(codes), kept, NF4, W.shape, block)
         off = ((back - W).norm() / W.norm()).item()
-        print(f"blocks of {block:3}, {'doubly' if group else 'singly'} quantised: ", end="")
+        print(
+            f"blocks of {block:3}, {'doubly' if group else 'singly'} quantised: ", end=""
+        )
         print(f"{bits_per_weight(block, group):.3f} bits a weight, error {off:.5f}")
         if group and block == 64:
             layer = nf4.NF4Linear(encoder.encoder.layer[0].intermediate.dense)
-            assert torch.allclose(layer.weight, back, atol=1e-6), "the package's own layer"
+            assert torch.allclose(layer.weight, back, atol=1e-6), (
+                "the package's own layer"
+            )
 
 # %% [markdown]
 # At blocks of 64 double quantisation saves more than a third of a bit a weight, and adds less than a thousandth to the error. Blocks of 128 without it take more bits *and* have the
@@ -454,12 +470,19 @@ def uses(levels, block):
         for place, share in zip(chosen.tolist(), shares.tolist())
     )
     line = "<line x1='4' x2='456' y1='150' y2='150' stroke='currentColor'/><line x1='4' x2='456' y1='118.75' y2='118.75' stroke='currentColor' stroke-dasharray='4'/>"
-    marks = "".join(f"<text x='{230 + 220 * i}' y='170' font-size='13' text-anchor='middle' fill='currentColor'>{i}</text>" for i in (-1, 0, 1))
+    marks = "".join(
+        f"<text x='{230 + 220 * i}' y='170' font-size='13' text-anchor='middle' fill='currentColor'>{i}</text>"
+        for i in (-1, 0, 1)
+    )
     marks += "<text x='456' y='112' font-size='12' text-anchor='end' fill='currentColor'>one in sixteen</text>"
     return f"<p role='status' aria-live='polite'>{told}</p><svg role='img' aria-label='{told}' width='460' height='178'>{bars}{line}{marks}</svg>"
 
 
-widgets.explore(uses, levels=("NF4", list(rivals)), block=(64, [16, 32, 64, 128, 256, 1024, 4096, 65536]))
+widgets.explore(
+    uses,
+    levels=("NF4", list(rivals)),
+    block=(64, [16, 32, 64, 128, 256, 1024, 4096, 65536]),
+)
 
 # %% [markdown]
 # ## Run it: LoRA on four bits
@@ -474,10 +497,14 @@ before = sum(p.numel() * p.element_size() for p in mine.parameters())
 nf4.quantize_model(mine, double=False)
 tensors = [*mine.parameters(), *mine.buffers()]
 now = sum(t.numel() * t.element_size() for t in tensors)
-print(f"{before:,} bytes before, {now:,} after: embeddings, norms and head stay as they were")
+print(
+    f"{before:,} bytes before, {now:,} after (embeddings, norms, head as they were)"
+)
 
 theirs, _ = pl.lab.load_base("polyglot-350k")
-layers = [path for path, layer in mine.named_modules() if isinstance(layer, nf4.NF4Linear)]
+layers = [
+    path for path, layer in mine.named_modules() if isinstance(layer, nf4.NF4Linear)
+]
 original = {path: theirs.get_submodule(path).weight.detach().clone() for path in layers}
 with torch.no_grad():
     for path in layers:
@@ -560,9 +587,7 @@ for seed in range(3):
     found["into what the four bits stand for"] = speaks(merged)
     found["into the original"] = speaks(add(original, updates[seed]))
     found["the same, quantised again"] = speaks(in_four_bits(merged))
-    found["the original, quantised"] = speaks(
-        in_four_bits(add(original, updates[seed]))
-    )
+    found["the original, quantised"] = speaks(in_four_bits(add(original, updates[seed])))
     for way, accuracy in found.items():
         kept.setdefault(way, []).append(accuracy)
 for way, accuracies in kept.items():
@@ -648,8 +673,8 @@ base_says = [list(row["said_quantised"]) for _, row in brackets.iterrows()]
 again = [list(row["said_requantised"]) for _, row in brackets.iterrows()]
 letter_by_letter = sum(a == b for a, b in zip(again, base_says))
 print(f"{'the base alone, four bits':34} {'; '.join(base_says[0][i] for i in (0, 2, 3))}")
-print(f"\nquantised again: in {letter_by_letter} of {len(brackets)} seeds every answer is, ", end="")
-print("letter for letter, that of the base without an adapter")
+print(f"\nquantised again, in {letter_by_letter} of {len(brackets)} seeds:", end=" ")
+print("every answer is, letter for letter, that of the base alone")
 for way in ("requantised", "original_quantised"):
     moved, along = brackets[f"moved_{way}"].mean(), brackets[f"kept_{way}"].mean()
     print(f"{way:20} {moved:8.3%} of the codes changed by the adapter, ", end="")
@@ -688,11 +713,11 @@ figures.show(
 # %% [markdown]
 # The error is many times the update, and yet the base itself has hardly noticed: on plain prose it lost little by being quantised. A model bears a large change of its weights, if it is a random one. What an adapter adds is small, and everything hangs on it.
 #
-# - **Into what the four bits stand for**: the same answers, as it must be. It costs the memory that four bits had saved.
-# - **Into the original**: worse in every seed. The adapter corrects a base that is not there any more. It learnt beside $w'$; beside $w$ part of what it does misses.
-# - **The same, quantised again**: nothing is left of what was learnt. All the weights $w'$ lie *on* levels, and an update that is small beside the gap moves hardly one of them over a border: rounding takes each back to where it was.
+# - *Into what the four bits stand for*: the same answers, as it must be. It costs the memory that four bits had saved.
+# - *Into the original*: worse in every seed. The adapter corrects a base that is not there any more. It learnt beside $w'$; beside $w$ part of what it does misses.
+# - *The same, quantised again*: nothing is left of what was learnt. All the weights $w'$ lie *on* levels, and an update that is small beside the gap moves hardly one of them over a border: rounding takes each back to where it was.
 #   You are left with the base, and no message tells you so. This is what `merge` does in `peft` on a layer of `bitsandbytes`; it warns of "rounding errors".
-# - **The original, quantised**: look at its lines. It keeps the format nearly everywhere. The original weights do not lie on levels but anywhere between borders, so that a small update takes *some* of them over, the more the larger it is: on average
+# - *The original, quantised*: look at its lines. It keeps the format nearly everywhere. The original weights do not lie on levels but anywhere between borders, so that a small update takes *some* of them over, the more the larger it is: on average
 #   the update is kept, with noise on top. What is the least exact of the four, by its weights, is the second best here; this order was not expected, and it did not hold on the base of two bits.
 #
 # So the number from your function does not tell the whole story, but it tells when there is one: well below 1, merge as you like; from about 1 on, merge into what the adapter was trained beside, or do not merge, and measure whatever you do.
@@ -705,7 +730,7 @@ figures.show(
 
 # %%
 def loftq(W, r, rounds):
-    """The error's norm that is left with r ranks of it in an adapter; without one it is 1."""
+    """The norm of the error left with r ranks of it in an adapter; without one 1."""
     update = torch.zeros_like(W)
     for _ in range(rounds):
         stored = four_bits(W - update)
