@@ -44,7 +44,7 @@ def marks(arguments):
         )
     from .gradebook import default_url
 
-    most, scores = read_marks(options.db or default_url(options.course / "submitted"))
+    most, scores, waiting = read_marks(options.db or default_url(options.course / "submitted"))
     columns, people = (
         read_roster(options.roster) if options.roster else (["student_id"], [{"student_id": s} for s in sorted(scores)])
     )
@@ -68,11 +68,13 @@ def marks(arguments):
         print(f"No student of the roster is {_plain(id)!r}: marks without a student.", file=sys.stderr)
     for id in sorted(set(known) - set(scores)):
         print(f"No submission of {_plain(id)!r}.", file=sys.stderr)
+    if waiting:
+        print(f"{waiting} written answer{'s' * (waiting > 1)} without a mark yet, counted as 0: the formgrader has them.", file=sys.stderr)
     return 1 if strangers else 0
 
 
 def read_marks(url):
-    """({lesson: most points}, {student: {lesson: points, late penalty taken off}}) of an nbgrader gradebook."""
+    """({lesson: most points}, {student: {lesson: points, late penalty taken off}}, answers that wait for a mark) of a gradebook."""
     from .gradebook import Marks
 
     with Marks(url) as opened:
@@ -82,7 +84,8 @@ def read_marks(url):
         for name in most:
             for one in book.assignment_submissions(name):
                 scores.setdefault(one.student.id, {})[name] = max(0.0, one.score - (one.late_submission_penalty or 0))
-    return most, scores
+        waiting = opened.by_hand()
+    return most, scores, waiting
 
 
 def read_roster(path):

@@ -493,19 +493,22 @@ def kept_in_a_block():
     return fig
 
 
-def small_multiples(x, panels, title, xlabel, ylabel):
+def small_multiples(x, panels, title, xlabel, ylabel, columns=None):
     """The same curves with intervals in several panels: `panels` maps a panel's title to {name: [(mean, half width)]}, one
-    pair for each of `x`, the same names everywhere."""
-    fig = Figure(figsize=(8.2, 3.4), layout="constrained")
-    places = fig.subplots(1, len(panels), sharex=True, sharey=True)
+    pair for each of `x`, the same names everywhere. `columns`: panels in a row (all of them, if not given)."""
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    fig = Figure(figsize=(8.2, 0.8 + 2.6 * rows), layout="constrained")
+    places = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
     for axes, (name, series) in zip(places, panels.items()):
         for i, points in enumerate(series.values()):
             mean, half = zip(*points)
             axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], linewidth=1, capsize=2)
-        axes.set(title=name, xlabel=xlabel, ylim=(-0.04, 1.06))
+        axes.set(title=name, ylim=(-0.04, 1.06))
         axes.set_xticks(x, [f"{value:g}" for value in x], size=8)
-    places[0].set_ylabel(ylabel)
-    fig.legend(places[0].containers, next(iter(panels.values())), loc="outside lower center", ncols=3, frameon=False)
+    fig.supxlabel(xlabel, size="medium")
+    fig.supylabel(ylabel, size="medium")
+    fig.legend(fig.axes[0].containers, next(iter(panels.values())), loc="outside lower center", ncols=3, frameon=False)
     fig.suptitle(title)
     return fig
 

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -16,9 +17,11 @@ CANVAS = "Student,ID,SIS User ID,SIS Login ID,Section,Old work (12)\n    Points 
 MOODLE = "First name;Last name;ID number;Email address\nAda;Byron;ada;ada@example.org\nBo;Li;bo;bo@example.org\n"
 
 
-@pytest.fixture
-def course(tmp_path):
-    with Marks(default_url(tmp_path / "submitted")) as marks:
+@pytest.fixture(scope="module")
+def first_course(tmp_path_factory):
+    """Made once: a new gradebook asks `alembic` for its version, a process of seconds."""
+    folder = tmp_path_factory.mktemp("course")
+    with Marks(default_url(folder / "submitted")) as marks:
         book = marks.book
         for name, most in LESSONS.items():
             book.add_assignment(name, duedate="2026-01-10 00:00 UTC")
@@ -30,7 +33,12 @@ def course(tmp_path):
             book.find_grade("check", name, name, student).auto_score = score
             book.find_submission_notebook(name, name, student).late_submission_penalty = penalty
         book.db.commit()
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def course(first_course, tmp_path):
+    return shutil.copytree(first_course, tmp_path, dirs_exist_ok=True)
 
 
 def table(text):

@@ -83,6 +83,7 @@ def _about(ev, what, end):
             return claim
     for step in (
         lambda: together.pair(ev),
+        lambda: together.in_one_thing(ev, what, pairs),
         lambda: together.superposed(ev, what, pairs, None, sentence),
         lambda: some_cases(ev, what, pairs, (*FIRST, *PLAIN, *SPECIAL, places.partly)),
         lambda: together.beside(ev, what, BESIDE, sentence),
