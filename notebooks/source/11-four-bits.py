@@ -597,8 +597,8 @@ for way, accuracies in kept.items():
         assert abs(alone - merged) < 0.1, f"{way}: on this model no merge is to lose much"
 
 # %% [markdown]
-# Here no merge loses anything to speak of: not the one into weights that the adapter has never seen, and not even the ones that round everything once more. If you had stopped at this model, you would have said that it makes no
-# difference. Before the next model, ask *why* it made none.
+# A few points at the most: not much for the merge into weights that the adapter has never seen, and not even for those that round everything once more. If you had stopped at this model, you would have said that it makes little
+# difference. Before the next model, ask *why* it made so little.
 #
 # ### 8. What a merge will lose, before it is made
 #
@@ -709,16 +709,19 @@ figures.show(
 )
 
 # %% [markdown]
-# The error is many times the update, and yet the base itself has hardly noticed: on plain prose it lost little by being quantised. A model bears a large change of its weights, if it is a random one. What an adapter adds is small, and everything hangs on it.
+# The error is many times the update, and yet the base itself was harmed little: its loss on plain prose rose by about a twentieth. A model bears a large change of its weights, if the change has no direction. What an adapter adds is small, and
+# everything hangs on it.
 #
 # - *Into what the four bits stand for*: the same answers, as it must be. It costs the memory that four bits had saved.
 # - *Into the original*: worse in every seed. The adapter corrects a base that is not there any more. It learnt beside $w'$; beside $w$ part of what it does misses.
-# - *The same, quantised again*: nothing is left of what was learnt. All the weights $w'$ lie *on* levels, and an update that is small beside the gap moves hardly one of them over a border: rounding takes each back to where it was.
-#   You are left with the base, and no message tells you so. This is what `merge` does in `peft` on a layer of `bitsandbytes`; it warns of "rounding errors".
-# - *The original, quantised*: look at its lines. It keeps the format nearly everywhere. The original weights do not lie on levels but anywhere between borders, so that a small update takes *some* of them over, the more the larger it is: on average
-#   the update is kept, with noise on top. What is the least exact of the four, by its weights, is the second best here; this order was not expected, and it did not hold on the base of two bits.
+# - *The same, quantised again*: nothing is left of what was learnt. All the weights $w'$ lie *on* levels, and an update that is small beside the gap takes hardly one in ten thousand over a border: rounding puts the others back where they were.
+#   You are left with the base, in most of the seeds to the letter. This is what `merge` does in `peft` on a layer of `bitsandbytes`; it warns of "rounding errors".
+# - *The original, quantised*: look at its lines. Its loss is no higher than that of the adapter itself, and most answers keep the format. The original weights do not lie on levels but anywhere between two borders, so a small update does take some of them over,
+#   the more of them the larger it is: few codes change, and nearly all of the update is kept *on average*, with noise on top. And what it stands on is the rounded base again, the one the adapter knows. This was not expected. In the figure it fails at two bits, where a single step is
+#   large enough to do harm.
 #
-# So the number from your function does not tell the whole story, but it tells when there is one: well below 1, merge as you like; from about 1 on, merge into what the adapter was trained beside, or do not merge, and measure whatever you do.
+# So the number from your function foretells two of the merges, into the original and quantised again: well below 1, they lose little; from about 1 on, most of what was learnt. Then merge into what the adapter was trained beside, or do not merge, and measure
+# whatever you do. (The ratio is taken over the layers that have an adapter.)
 #
 # ### Could the error be learnt away?
 #
@@ -765,7 +768,7 @@ assert left["minilm-l6", 8][0] > 0.9, "a low rank is to hold little of the error
 # **What it does not show.** One weight matrix stands for "real weights" in the tables of errors, and the models are small: large ones bear quantisation better, and the ratio of error to update is a property of the task and the learning rate as much as of the
 # format. Time was not measured: on a processor dequantising makes each pass slower, while on a GPU four bits can even be faster.
 #
-# **Negative results, said aloud.** The best known argument for NF4 does not hold as it is told. LoftQ had next to nothing to hold on to. And the ratio you computed foretells two of the four merges, not all.
+# **Negative results, said aloud.** The best known argument for NF4 does not hold as it is told. LoftQ had next to nothing to hold on to. And the ratio you computed does not foretell the fourth merge, which nobody had planned to be good.
 
 # %% [markdown]
 # ## Go further
