@@ -630,7 +630,7 @@ assert ratio < 0.5, "on this model the update is to be far larger than the error
 # %% [markdown]
 # The error is a small part of the update: it drowns in what was learnt. A small model, a whole language, a high learning rate: the update is huge. Now the other kind of fine-tuning, the usual one.
 #
-# ## At full size
+# ## A larger model, recorded
 #
 # smollm2-135m learns to answer with nothing but a name in double brackets, as in lesson 03: two dozen examples, a dozen steps, on a base in four bits. Before you look:
 # the update was less than a twentieth of the weight there. The error, you have seen, is about a tenth. What does your function give, and what will the four merges do?
