@@ -208,6 +208,10 @@ WHY = {
     "retrieval-kept": "The vectors are rows of a matrix: dimension 1 is the default, and `+1`.",
     "task-unknown": "Two adapters that are exactly as sure as each other do not occur; the last dimension of a matrix is dimension 1.",
     "intruder-directions": "No cosine in the cases equals `below`; and a product of two vectors has no order.",
+    "nf4-levels": "0 and 0.0 are one number, and single precision is enough for quantiles that are divided by the largest.",
+    "nf4-quantize": "No weight of the cases lies exactly in the middle between two levels.",
+    "nf4-bits": "Without groups every whole number of blocks, one or two, has the same share of maxima.",
+    "nf4-error-to-update": "0 and 0.0 are one number.",
 }
 
 

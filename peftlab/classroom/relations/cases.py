@@ -131,6 +131,6 @@ LISTS = [
     ("has an even number of entries", lambda v: v is not None and len(v) % 2 == 0),
     ("holds equal entries", lambda v: isinstance(v, list) and len({repr(i) for i in v}) < len(v)),
     ("holds no equal entries", lambda v: isinstance(v, list) and len({repr(i) for i in v}) == len(v)),
-    ("holds no True", lambda v: isinstance(v, list) and True not in v),
+    ("holds no True", lambda v: isinstance(v, list) and all(i is not True for i in v)),
     ("holds nothing but True", lambda v: isinstance(v, list) and all(i is True for i in v)),
 ]
