@@ -686,7 +686,10 @@ for goal, value in settings.items():
         pl.attach(shape, LoRA, ["query", "value"], r=value, modules_to_save=HEAD)
         what, alone = f"LoRA r={value}", 24 * 2 * count_lora(1024, 1024, value)
     else:
-        how = {"reduction_factor": 1024 / (value + 0.5), "modules_to_save": HEAD}  # d // this
+        how = {
+            "reduction_factor": 1024 / (value + 0.5),
+            "modules_to_save": HEAD,
+        }  # d // this
         pl.attach(shape, Pfeiffer, END_OF_BLOCK, **how)
         what, alone = f"adapter m={value}", 24 * count_bottleneck(1024, value)
     trained = pl.count(shape).trainable

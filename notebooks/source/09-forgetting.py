@@ -917,7 +917,7 @@ figures.show(
 
 # %%
 def gone(method, part):
-    """What is kept with the part scaled to 0, in the trained weights and in the control."""
+    """What is kept at scale 0, in the trained weights and in the control."""
     return curve(method, f"kept_{part}")[-1][0], curve(method, f"control_{part}")[-1][0]
 
 
@@ -940,7 +940,7 @@ assert of_rank == sorted(of_rank), "the higher the rank, the more intruders"
 
 # %% [markdown]
 # One half of the paper's finding is here, plainly: LoRA makes many intruders and full fine-tuning few, and more of them the higher the rank. The other half,
-# that they are what forgets, **did not hold here**.
+# that they are what forgets, *did not hold here*.
 #
 # - *All weights*: a few intruders in all the matrices together, and the old languages are gone all the same. The control bears the loss of these few, and nothing comes back.
 #   Forgetting needs no intruder.

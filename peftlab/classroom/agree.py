@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbformat.v4 import new_output
 from nbgrader.coursedir import CourseDirectory
-from nbgrader.preprocessors import Execute, NbGraderPreprocessor, SaveAutoGrades
+from nbgrader.preprocessors import DeduplicateIds, Execute, NbGraderPreprocessor, SaveAutoGrades
 
 from . import written
 from .gradebook import Marks
@@ -28,6 +28,27 @@ def kept(step, resources):
     with Marks(at["db_url"]) as marks:
         row = marks.row(at["student"], at["assignment"])
     return row["results"] if row and row["hash"] == hash and row["results"].get("keys") else None
+
+
+class OneOfEach(DeduplicateIds):
+    """Of cells with one name the last counts, as nbgrader has it; but a cell that is out of order ends no run.
+
+    nbgrader stops for the whole class where one submission has a cell twice, or metadata of another version.
+    """
+
+    def preprocess(self, nb, resources):
+        self._tidy(nb)
+        nb, resources = super().preprocess(nb, resources)
+        self._tidy(nb)  # of a cell that was there twice nbgrader leaves metadata without a name
+        return nb, resources
+
+    def _tidy(self, nb):
+        for cell in nb.cells:
+            found = cell.metadata.get("nbgrader")
+            if isinstance(found, dict) and isinstance(found.get("grade_id"), str):
+                found["schema_version"] = 3
+            else:
+                cell.metadata.pop("nbgrader", None)
 
 
 class RunUnlessGraded(Execute):

@@ -29,6 +29,13 @@ c.Execute.timeout = 120
 c.Execute.skip_cells_with_tag = "heavy"  # trainings and the like: no check needs them, and each would cost a minute
 c.RunUnlessGraded.timeout = 120
 c.RunUnlessGraded.skip_cells_with_tag = "heavy"
+c.Autograde.sanitize_preprocessors = [  # nbgrader's own, but one odd cell stops nobody else's grading
+    "nbgrader.preprocessors.ClearOutput",
+    "peftlab.classroom.agree.OneOfEach",
+    "nbgrader.preprocessors.OverwriteKernelspec",
+    "nbgrader.preprocessors.OverwriteCells",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
 c.Autograde.autograde_preprocessors = [  # nbgrader's own, but what `peftlab grade` has graded keeps its marks
     "peftlab.classroom.agree.RunUnlessGraded",
     "nbgrader.preprocessors.IgnorePattern",

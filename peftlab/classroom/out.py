@@ -164,7 +164,7 @@ def _plain(name):
 
 
 def answers(arguments):
-    """Write each answer to a file of its own: FOLDER/LESSON/EXERCISE/STUDENT.py, and the stub beside it."""
+    """Write each answer to a file of its own: FOLDER/LESSON/EXERCISE/STUDENT.py, the stub beside it, and words as .txt."""
     parser = argparse.ArgumentParser(prog="peftlab answers", description="Answers as Python files, for JPlag or Dolos.")
     parser.add_argument("submissions", type=Path)
     parser.add_argument("lessons", nargs="*", help="only these (default: all)")
@@ -176,7 +176,8 @@ def answers(arguments):
         raise SystemExit(f"peftlab answers: {options.to} is there and not empty; name another folder")
     from .copies import SOLUTION, stub
     from .judge import clean
-    from .submissions import NotReadHere, Unreadable, all_submissions, lesson_named, read, solutions
+    from .submissions import NotReadHere, Unreadable, all_submissions, lesson_named, read, solutions, written_answers
+    from .written import untouched
 
     found, passed = all_submissions(options.submissions)
     trouble = [(name, why) for name, why in passed]
@@ -192,20 +193,26 @@ def answers(arguments):
             if "nbgrader" in c.metadata
         }
         try:
-            texts, _ = solutions(read(path)[0], known[name])
+            data = read(path)[0]
+            texts, words = solutions(data, known[name])[0], written_answers(data, known[name])
         except (Unreadable, NotReadHere) as error:
             trouble.append((f"{student}/{name}", str(error)))
             continue
         for id, asked in known[name].exercises.items():
             folder = options.to / name / id
             given = [texts[s].strip() for s in asked["solutions"] if s in texts]
-            untouched = [stubs[s] for s in asked["solutions"]]
-            if not given or given == untouched:
+            before = [stubs[s] for s in asked["solutions"]]
+            if not given or given == before:
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{student}.py").write_text("\n\n".join(given) + "\n", encoding="utf-8", errors="replace")
-            folder.with_name(f"{id}.stub.py").write_text("\n\n".join(untouched) + "\n", encoding="utf-8")
+            folder.with_name(f"{id}.stub.py").write_text("\n\n".join(before) + "\n", encoding="utf-8")
             count += 1
+        for id, text in words.items():
+            if not untouched(text):
+                (options.to / name / id).mkdir(parents=True, exist_ok=True)
+                (options.to / name / id / f"{student}.txt").write_text(text + "\n", encoding="utf-8", errors="replace")
+                count += 1
     for name, why in trouble:
         print(f"{clean(ascii(name))}: passed over: {clean(why)}", file=sys.stderr)
     print(f"{count} answers in {options.to}, one folder for each exercise.")

@@ -499,15 +499,17 @@ def small_multiples(x, panels, title, xlabel, ylabel, columns=None):
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
     fig = Figure(figsize=(8.2, 0.8 + 2.6 * rows), layout="constrained")
-    places = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axes, (name, series) in zip(places, panels.items()):
+    places = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, (name, series) in zip(places.flat, panels.items()):
         for i, points in enumerate(series.values()):
             mean, half = zip(*points)
             axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], linewidth=1, capsize=2)
-        axes.set(title=name, ylim=(-0.04, 1.06))
+        axes.set_title(name, size="medium")
+        axes.set(ylim=(-0.04, 1.06))
         axes.set_xticks(x, [f"{value:g}" for value in x], size=8)
-    fig.supxlabel(xlabel, size="medium")
-    fig.supylabel(ylabel, size="medium")
+    for axes in fig.axes:
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.label_outer()
     fig.legend(fig.axes[0].containers, next(iter(panels.values())), loc="outside lower center", ncols=3, frameon=False)
     fig.suptitle(title)
     return fig

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from peftlab.classroom import build, out
+from peftlab.classroom import build, out, written
 from peftlab.classroom.gradebook import Marks, default_url
 from peftlab.classroom.late import LateDays
 
@@ -110,6 +110,7 @@ def test_each_answer_is_a_file_and_an_untouched_stub_is_none(tmp_path, capsys):
     from peftlab.classroom.copies import learner_copy
 
     untouched = json.loads(json.dumps(learner_copy(build.nbformat.reads(solved, 4))))
+    solved = solved.replace(written.STUB, "The update was smaller.")
     for student, text in (("ada", solved), ("bo", json.dumps(untouched)), ("cy", "{")):
         path = tmp_path / "submitted" / student / "03-lora" / "03-lora.ipynb"
         path.parent.mkdir(parents=True)
@@ -117,6 +118,8 @@ def test_each_answer_is_a_file_and_an_untouched_stub_is_none(tmp_path, capsys):
     assert out.answers([str(tmp_path / "submitted"), "--to", str(tmp_path / "answers")]) == 1
     files = sorted(p.relative_to(tmp_path / "answers").as_posix() for p in (tmp_path / "answers").rglob("*.py"))
     assert "03-lora/lora-forward/ada.py" in files and "03-lora/lora-forward.stub.py" in files
+    words = (tmp_path / "answers").rglob("*.txt")
+    assert [(p.stem, p.parent.name, p.read_text()) for p in words] == [("ada", "03-lora-written", "The update was smaller.\n")]
     assert not any("bo.py" in f for f in files) and "cy/03-lora" in capsys.readouterr().err
     assert "def lora_forward" in (tmp_path / "answers/03-lora/lora-forward/ada.py").read_text()
     with pytest.raises(SystemExit, match="not empty"):

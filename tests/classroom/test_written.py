@@ -1,8 +1,8 @@
 """The written question at a lesson's end: the learner has it and an empty cell, the teacher its rubric and samples, a person marks."""
 
+import html
 import json
 import re
-import sys
 from types import SimpleNamespace
 
 import nbformat
@@ -10,7 +10,7 @@ import pytest
 from attacks import LESSON, RIGHT, answer
 from test_whole_way import book, nbgrader
 
-from peftlab.classroom import build, grading, written
+from peftlab.classroom import build, grading, out, written
 from peftlab.classroom.copies import learner_copy
 
 ASKED = [p.stem for p in sorted(written.RUBRICS.glob("*.md"))]
@@ -87,8 +87,6 @@ def test_a_question_without_a_rubric_is_refused():
 @pytest.fixture(scope="module")
 def course(tmp_path_factory, one_sandbox):
     """Graded by us (all but one, which nbgrader grades), one answer marked by hand, then nbgrader's autograde."""
-    if sys.platform != "linux":
-        pytest.skip("learners' code is shut in on Linux only")
     folder = tmp_path_factory.mktemp("course")
     with pytest.MonkeyPatch.context() as patch:  # the lesson as its source has it now
         patch.setattr(grading, "NOTEBOOKS", folder)
@@ -147,6 +145,19 @@ def test_the_teacher_has_rubric_and_samples_and_what_is_released_has_not(course)
     assert cell.source == written.STUB and "MARK SCHEME" not in release
 
 
+def test_the_formgrader_shows_them_above_a_field_for_the_mark(course):
+    from nbconvert.exporters import HTMLExporter
+    from nbgrader.server_extensions.formgrader import handlers
+
+    shows = HTMLExporter(template_name="formgrade", extra_template_basedirs=[handlers.template_path])  # as its server does
+    path = course.folder / "autograded" / "ada" / LESSON / f"{LESSON}.ipynb"
+    page, _ = shows.from_filename(str(path), resources={"index": 0, "total": 1, "base_url": ""})
+    words = html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
+    said = [re.sub(r"\s+", " ", line) for line in secret(LESSON)]
+    assert all(re.sub(r"[*`]", "", line) in words for line in said)
+    assert words.index(said[0]) < words.index(SAID) and f'id="{ID}"' in page and f'id="{ID}-comment"' in page
+
+
 def test_an_answer_waits_for_its_mark_and_none_earns_nothing(course):
     nothing = (0, False, "not attempted. There is no answer in the cell.", None)
     assert course.before == {"ada": (0, True, None, None), "bo": nothing, "cy": nothing, "dy": nothing}
@@ -162,6 +173,8 @@ def test_marks_and_comments_by_hand_survive_each_way_of_grading_again(course, ca
     said = capsys.readouterr().out
     assert "ada, 00-start-here: 1 of 1, and a written answer" in said and "bo, 00-start-here: 1 of 1\n" in said
     assert "1 written answer to mark by hand" in said, "eve's"
+    assert out.marks([str(course.folder)]) == 0
+    assert "1 written answer without a mark yet, counted as 0" in capsys.readouterr().err
     nbgrader(course.folder, "autograde", LESSON, "--force")
     assert grade_of(course.folder, "ada") == kept
 

@@ -228,6 +228,8 @@ def sizes(exercise, case):
         if isinstance(value, torch.Tensor):
             for i, n in enumerate(value.shape):
                 found.setdefault(named.get((name, i)) or _place(name, i, value.ndim), float(n))
+            if "..." in (exercise.dims or {}).get(name, "") and value.ndim and value.shape[-1]:
+                found.setdefault(f"the number of vectors in `{name}`", value.numel() / value.shape[-1])
             if value.ndim > 1:
                 found.setdefault(f"the number of entries of `{name}`", float(value.numel()))
         elif isinstance(value, (list, dict)) and value:
