@@ -69,7 +69,8 @@ def written(model, tokenizer):
     how = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
     batch = tokenizer.apply_chat_template(chats, padding=True, **how)
     ids = model.generate(**batch, max_new_tokens=14, do_sample=False)[:, batch["input_ids"].shape[1] :]
-    return [" ".join(text.split()) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [" ".join(text.split()).replace("://", ":") for text in decoded]  # an address it made up is none in a record
 
 
 def task_of(task, model, tokenizer):
