@@ -1,0 +1,678 @@
+# %% [markdown]
+# # 12 One base, many tasks
+#
+# **110 minutes** of reading and doing, **60 seconds** of computing on two quiet cores. Before this: lessons 02 and 03; lesson 09 for what a
+# router is.
+#
+# After this page you will be able to keep a hundred tasks on one base, answer several of them in one batch, and say when adapters may
+# be made one and when that destroys them all. You will have written what the library calls `cat`, `svd`, `linear`, TIES and DARE, and
+# found out which of them is the sum.
+
+# %%
+import statistics
+import tempfile
+import warnings
+
+import torch
+import torch.nn.functional as F
+
+import peftlab as pl
+from peftlab.classroom import check, predict
+from peftlab.lab import figures, merging, polyglot, records
+from peftlab.lab.clock import Stopwatch
+from peftlab.lab.experiments import many_tasks
+from peftlab.lab.sweeps import complete, interval
+from peftlab.lab.training import answers, train
+from peftlab.methods import LoRA
+
+# peft asks transformers by a name that will change
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing`")
+here = tempfile.TemporaryDirectory()  # files of this page; gone when its kernel stops
+
+# %% [markdown]
+# ## Predict
+
+# %%
+predict("orthogonal-updates")
+
+# %% [markdown]
+# ## The idea
+#
+# The base is large and does not change. An adapter is small and knows one task. So there are three ways to serve many tasks:
+#
+# - *switch*: the base stays in memory, and the adapter of the task that is asked for is turned on;
+# - **mixed batch**: one batch for the base, and in it each row has its own adapter;
+# - **model merging**: several adapters become one update, for all tasks at once, and nobody has to say which is meant.
+#
+# The first two are exact: each row gets what its own adapter gives. The third asks whether one weight can hold several tasks. The update
+# of one task, as a vector of all its entries, is called its **task vector**, and adding and subtracting such vectors **task arithmetic**
+# ([arXiv:2212.04089](https://arxiv.org/abs/2212.04089)). For LoRA a sum is again a LoRA:
+#
+# $$w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2 = \begin{pmatrix} w_1 s_1 B_1 & w_2 s_2 B_2 \end{pmatrix} \begin{pmatrix} A_1 \\ A_2 \end{pmatrix}$$
+#
+# - $A_i$, $r_i \times d_{in}$, and $B_i$, $d_{out} \times r_i$, are adapter $i$, and $s_i$ is its scale, such as $\alpha / r$;
+# - $w_i$ is the weight that you give it: 1 to add it, a half to average two, below zero to subtract it;
+# - on the right stand one $B$ and one $A$, and their rank is $r_1 + r_2$.
+
+# %% tags=["hide-source"]
+figures.show(
+    figures.sum_of_loras(),
+    alt="The equation drawn as boxes. Left, a narrow B1 times a flat A1, plus a narrow B2 times a flat A2. Right, B1 and B2 side by side, "
+    "times A1 and A2 under each other: one product of matrices of a higher rank.",
+)
+
+# %% [markdown]
+# Two tasks to begin with. polyglot-350k writes numbers as words, in English, Spanish and French; a tag says which is wanted. It learns
+# Italian and Portuguese, with an adapter each, both from the untouched base.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+bare, tokenizer = pl.lab.load_base("polyglot-350k")
+served, _ = pl.lab.load_base("polyglot-350k")
+NEW = ["it", "pt"]
+before = {t: polyglot.accuracy(bare, tokenizer, t) for t in NEW}
+for seed, language in enumerate(NEW):
+    torch.manual_seed(seed)
+    pl.attach(served, LoRA, "all-linear", name=language, r=8, lora_alpha=16)
+    data, how = polyglot.dataset(language), {"steps": 100, "lr": 0.01, "seed": seed}
+    train(served, data, answers(tokenizer), **how, progress=False)
+alone = {}
+for language in NEW:
+    pl.use(served, language)
+    alone[language] = polyglot.accuracy(served, tokenizer, language)
+    name = polyglot.LANGUAGES[language]
+    print(f"{name:11} base {before[language]:5.1%}, its adapter {alone[language]:5.1%}")
+
+# %% tags=["heavy"]
+assert max(before.values()) == 0, "the base knows neither language"
+assert min(alone.values()) > 0.85, "each adapter has to have learnt its language"
+
+# %% [markdown]
+# ## Keep a hundred tasks
+#
+# ### 1. Bytes
+#
+# {{bytes-of-tasks}}
+#
+# Write `bytes_of_tasks(tasks, parameters, shapes, r)`: the bytes of a full copy of the model for each task, and the bytes of one base with
+# a LoRA of rank `r` for each. All in float32. The model has so many `parameters`; `shapes` lists `(d_in, d_out)` of each adapted layer.
+
+
+# %%
+def bytes_of_tasks(tasks, parameters, shapes, r):
+    """(bytes with a full copy for each task, bytes with one base and adapters)."""
+    ### BEGIN SOLUTION
+    adapter = sum(r * (d_in + d_out) for d_in, d_out in shapes)
+    return 4 * tasks * parameters, 4 * (parameters + tasks * adapter)
+    ### END SOLUTION
+
+
+# %%
+check("bytes-of-tasks", bytes_of_tasks)
+
+# %% [markdown]
+# On a model that people use, and beside it what a real file of such an adapter takes.
+
+# %%
+talker, _ = pl.lab.load_base("smollm2-135m")
+parameters = talker.num_parameters()
+pl.attach(talker, LoRA, ["q_proj", "v_proj"], r=8)
+ends = ("q_proj", "v_proj")
+layers = [m for path, m in talker.named_modules() if path.endswith(ends)]
+shapes = [(m.in_features, m.out_features) for m in layers]
+folder = pl.save(talker, f"{here.name}/talker")
+on_disk = (folder / "adapter_model.safetensors").stat().st_size
+for tasks in (1, 10, 100):
+    copied, adapted = (b / 1e9 for b in bytes_of_tasks(tasks, parameters, shapes, 8))
+    print(f"{tasks:3} tasks: copies {copied:6.2f} GB, one base and adapters {adapted:.2f} GB")
+_, none = bytes_of_tasks(0, parameters, shapes, 8)
+one = bytes_of_tasks(1, parameters, shapes, 8)[1] - none
+print(f"one adapter: {one / 1e6:.2f} MB by your function, {on_disk / 1e6:.2f} MB on the disk")
+assert 0 <= on_disk - one < 0.02 * one, "a file is its numbers and a short header"
+
+# %% [markdown]
+# A hundred copies are a hundred models; a hundred adapters are hardly more than the base. This is the plainest thing that adapters are good
+# for, and it needs no merging.
+#
+# ### 2. One batch, many tasks
+#
+# {{mixed-batch}}
+#
+# Write `mixed(x, weight, bias, adapters, rows)` for one layer. `x` is `(n, time, d_in)`. `adapters` is a dict from names to `(A, B, s)`, with
+# ranks that may differ. `rows` has a name for each of the n rows, or `None` for the base. `bias` is None where the layer has none.
+
+
+# %%
+def mixed(x, weight, bias, adapters, rows):
+    """What leaves the layer, (n, time, d_out): row i through the adapter rows[i] alone."""
+    ### BEGIN SOLUTION
+    y = F.linear(x, weight, bias).clone()
+    for name, (A, B, s) in adapters.items():
+        mine = [i for i, row in enumerate(rows) if row == name]
+        y[mine] += s * F.linear(F.linear(x[mine], A), B)
+    return y
+    ### END SOLUTION
+
+
+# %%
+check("mixed-batch", mixed)
+
+# %% [markdown]
+# In the whole model this is `pl.mix`. Four people ask at once, in one batch: one in Italian, one in Portuguese, one in English, for
+# which the base needs nobody, and one more in Italian.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+questions = ["<it>342=", "<pt>342=", "<en>342=", "<it>777="]
+rows = ["it", "pt", None, "it"]
+with pl.mix(served, rows):
+    together = polyglot.ask(served, tokenizer, questions)
+one_by_one = []
+for question, name in zip(questions, rows):
+    pl.use(served, *([name] if name else []))
+    one_by_one += polyglot.ask(served, tokenizer, [question])
+for question, answer in zip(questions, together):
+    print(question, answer)
+
+# %% tags=["heavy"]
+assert together == one_by_one, "in a mixed batch each row is answered as if it were alone"
+print("every row as if it had been asked alone:", together == one_by_one)
+
+# %% [markdown]
+# What does a mixed batch cost? The base is read once for all rows, and then each adapter in the batch has two small products for its own rows.
+# Switching reads the base once for each adapter. Here are 32 sentences for minilm-l6, with 1 to 32 different adapters among them, in three ways:
+# a mixed batch, the same in `peft`, and one adapter after the other. In every round each way is timed right after the base alone, and the ratio to
+# it is what counts; printed is the median.
+
+# %% tags=["heavy"]
+import peft
+
+encoder, encoder_tokenizer = pl.lab.load_base("minilm-l6")
+theirs, _ = pl.lab.load_base("minilm-l6")
+sentences = pl.lab.sentiment("movies", "test")["text"][:32]
+batch = encoder_tokenizer(
+    sentences, padding=True, truncation=True, max_length=24, return_tensors="pt"
+)
+names = [f"task{i}" for i in range(32)]
+torch.manual_seed(0)
+for name in names:
+    pl.attach(encoder, LoRA, ["query", "value"], name=name, r=8)
+    with torch.no_grad():
+        for parameter_name, p in encoder.named_parameters():
+            if parameter_name.endswith(f"{name}.lora_B"):
+                p.normal_(std=0.02)  # as if it had learnt something
+    pl.save(encoder, f"{here.name}/{name}", name)
+    if name == names[0]:
+        theirs = peft.PeftModel.from_pretrained(theirs, f"{here.name}/{name}", name)
+    else:
+        theirs.load_adapter(f"{here.name}/{name}", name)
+encoder.eval(), theirs.eval()
+
+
+@torch.no_grad()
+def base_alone():
+    pl.use(encoder)
+    return encoder(**batch).last_hidden_state
+
+
+@torch.no_grad()
+def in_one_batch(rows):
+    with pl.mix(encoder, rows):
+        return encoder(**batch).last_hidden_state
+
+
+@torch.no_grad()
+def in_peft(rows):
+    return theirs(**batch, adapter_names=rows).last_hidden_state
+
+
+@torch.no_grad()
+def by_switching(rows):
+    out = torch.zeros(*batch["input_ids"].shape, encoder.config.hidden_size)
+    for name in dict.fromkeys(rows):
+        mine = [i for i, row in enumerate(rows) if row == name]
+        pl.use(encoder, name)
+        out[mine] = encoder(**{k: v[mine] for k, v in batch.items()}).last_hidden_state
+    return out
+
+
+counts = [1, 2, 4, 8, 16, 32]
+rows_with = {k: [names[i % k] for i in range(32)] for k in counts}
+for k in counts:
+    exact = by_switching(rows_with[k])
+    for way in (in_one_batch, in_peft):
+        gap = (way(rows_with[k]) - exact).abs().max().item()
+        assert gap < 1e-4, f"{way.__name__} with {k} adapters is {gap:.1e} off"
+print("the three ways give the same vectors, with", counts, "adapters in the batch")
+
+# %% tags=["nbval-ignore-output", "heavy"]
+ways = {"mixed batch": in_one_batch, "in peft": in_peft, "switching": by_switching}
+slower = {name: [] for name in ways}
+for k in counts:
+    for name, way in ways.items():
+        ratios = []
+        for _ in range(5):
+            watch = Stopwatch()
+            base_alone()
+            floor = watch.lap()
+            way(rows_with[k])
+            ratios.append(watch.lap() / floor)
+        slower[name].append(statistics.median(ratios))
+for name, ratios in slower.items():
+    print(f"{name:12}", *(f"{k:2}: {x:4.1f}" for k, x in zip(counts, ratios)), sep="   ")
+
+# %% tags=["hide-source", "nbval-ignore-output", "heavy"]
+figures.show(
+    figures.curves(
+        counts,
+        slower,
+        "32 sentences, by the number of adapters among them",
+        "different adapters in the batch",
+        "time, as a multiple of the base alone",
+        yscale="linear",
+    ),
+    alt="Time as a multiple of the base's for 1 to 32 adapters in a batch of 32 sentences: a mixed batch here, in peft, and switching. All three "
+    "rise with the number of adapters, for each of the three has a loop over adapters in it.",
+)
+
+# %% [markdown]
+# READ-THROUGHPUT
+#
+# ## Make one of two
+#
+# ### 3. The sum
+#
+# {{lora-sum}}
+#
+# Write `add_loras(adapters, weights)`. `adapters` is a list of `(A, B, s)`, the ranks may differ, and `weights` has a number for each. Return one
+# `A` and one `B`, so that `B @ A` is the weighted sum of the updates `s * B @ A`, with as many ranks as the adapters have together.
+
+
+# %%
+def add_loras(adapters, weights):
+    """A, (sum of the ranks, d_in), and B, (d_out, sum of the ranks)."""
+    ### BEGIN SOLUTION
+    A = torch.cat([A for A, _, _ in adapters])
+    B = torch.cat([w * s * B for (_, B, s), w in zip(adapters, weights)], 1)
+    return A, B
+    ### END SOLUTION
+
+
+# %%
+check("lora-sum", add_loras)
+
+# %% [markdown]
+# Now back to what you predicted. First the angle between the two updates, as vectors of all their entries. Beside it, the control: an update and
+# itself, and an update and one with the same entries in another order. Then the sum, and the mean.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+loras = {t: merging.factors(served, t) for t in NEW}  # {path: (A, B, s)} of each
+updates = {t: merging.update_of(loras[t]) for t in NEW}  # {path: s B A}
+
+
+def layer_by_layer(f):
+    """{path: f([(A, B, s) of each language])}."""
+    return {path: f([loras[t][path] for t in NEW]) for path in loras["it"]}
+
+
+def added(adapters, weights):
+    A, B = add_loras(adapters, weights)
+    return B @ A
+
+
+def both(update):
+    """The accuracy in both languages of the base plus one update."""
+    with merging.changed_by(bare, update):
+        return {t: polyglot.accuracy(bare, tokenizer, t) for t in NEW}
+
+
+torch.manual_seed(0)
+shuffled = {
+    path: u.flatten()[torch.randperm(u.numel())].view_as(u)
+    for path, u in updates["pt"].items()
+}
+for name, other in {"Portuguese": updates["pt"], "itself": updates["it"]}.items():
+    print(f"cosine of Italian and {name}: {merging.cosine(updates['it'], other):.3f}")
+print(f"of Italian and shuffled: {merging.cosine(updates['it'], shuffled):.3f}")
+
+scored = {"Italian alone": both(updates["it"]), "Portuguese alone": both(updates["pt"])}
+scored["sum"] = both(layer_by_layer(lambda pair: added(pair, [1, 1])))
+scored["mean"] = both(layer_by_layer(lambda pair: added(pair, [0.5, 0.5])))
+for name, accuracy in scored.items():
+    print(f"{name:17}", *(f"{t} {share:5.1%}" for t, share in accuracy.items()))
+
+# %% tags=["heavy"]
+assert abs(merging.cosine(updates["it"], updates["pt"])) < 0.2, "nearly at right angles"
+assert scored["Italian alone"]["it"] == alone["it"], "an update in the weights: see `both`"
+for name in ("sum", "mean"):
+    assert max(scored[name].values()) < 0.6, f"{name}: it is expected to destroy both"
+
+# %% [markdown]
+# READ-SUM
+#
+# Why does the angle say nothing? Two updates get in each other's way if the *same inputs* reach both, and if both answer them. So ask the layers: with
+# the Italian adapter on and Italian questions going through, how large is what Portuguese would add, beside what Italian adds? If they
+# were independent, next to nothing.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+asked = answers(tokenizer)([polyglot.dataset("it", "test")[i] for i in range(50)])
+entering = {}
+pl.use(served, "it")
+hooks = [
+    served.get_submodule(path).register_forward_pre_hook(
+        lambda layer, args, path=path: entering.update({path: args[0].flatten(0, 1)})
+    )
+    for path in updates["it"]
+]
+with torch.no_grad():
+    served(**asked)
+for hook in hooks:
+    hook.remove()
+
+
+def beside(update, inputs):
+    """The norm of what an update adds, as a share of what Italian's adds; median layer."""
+    shares = [
+        (x @ update[path].T).norm() / (x @ updates["it"][path].T).norm()
+        for path, x in inputs.items()
+    ]
+    return statistics.median(share.item() for share in shares)
+
+
+noise = {path: torch.randn_like(x) * x.std() for path, x in entering.items()}
+print(f"Italian questions, what Portuguese adds: {beside(updates['pt'], entering):.2f}")
+print(f"control, Portuguese shuffled: {beside(shuffled, entering):.2f}")
+print(f"control, inputs of noise: {beside(updates['pt'], noise):.2f}")
+
+# %% [markdown]
+# READ-WHY
+#
+# ### 4. Cut to a rank
+#
+# {{lora-cut}}
+#
+# A sum has the ranks of all its parts. Write `cut(A, B, r)`: the `A` and `B` of rank `r` whose product is the nearest to `B @ A`, and the share of its
+# Frobenius norm that is lost, $\lVert BA - B'A' \rVert / \lVert BA \rVert$.
+
+
+# %%
+def cut(A, B, r):
+    """A, (r, d_in), B, (d_out, r), and the share of the norm that is lost."""
+    ### BEGIN SOLUTION
+    U, S, Vh = torch.linalg.svd(B @ A, full_matrices=False)
+    return Vh[:r], U[:, :r] * S[:r], (S[r:].norm() / S.norm()).item()
+    ### END SOLUTION
+
+
+# %%
+check("lora-cut", cut)
+
+# %% [markdown]
+# The sum of your two adapters has rank 16 in every layer. Cut to 8, the rank of one of them, what is left? A control: the Italian adapter alone,
+# which has no more than 8 ranks, put through the same.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+lost = {}
+for r in (8, 12, 16):
+    shares = layer_by_layer(lambda pair: cut(*add_loras(pair, [1, 1]), r)[2])
+    lost[r] = max(shares.values())
+    print(f"sum cut to rank {r:2}: up to {lost[r]:.1%} of a layer's norm is lost")
+only = layer_by_layer(lambda pair: cut(*add_loras(pair[:1], [1]), 8)[2])
+print(f"Italian alone, cut to rank 8: {max(only.values()):.1%}")
+
+# %% tags=["heavy"]
+assert lost[8] > lost[12] > 0.01 > lost[16] and max(only.values()) < 1e-3, "see `cut`"
+
+# %% [markdown]
+# READ-CUT
+#
+# ### 5. What `linear` does
+#
+# {{linear-combination}}
+#
+# In `peft`, `add_weighted_adapter(..., combination_type="linear")` adds up the matrices and multiplies afterwards:
+#
+# $$A = \sum_i \pm\sqrt{|w_i s_i|}\, A_i \qquad B = \sum_i \sqrt{|w_i s_i|}\, B_i$$
+#
+# The sign in front of the root is that of $w_i s_i$. Write `linear(adapters, weights)`, which returns the *update*, $B A$. All ranks are equal here.
+
+
+# %%
+def linear(adapters, weights):
+    """The update that `linear` makes, (d_out, d_in)."""
+    ### BEGIN SOLUTION
+    A, B = 0, 0
+    for (a, b, s), w in zip(adapters, weights):
+        root = abs(w * s) ** 0.5
+        A = A + (root if w * s >= 0 else -root) * a
+        B = B + root * b
+    return B @ A
+    ### END SOLUTION
+
+
+# %%
+check("linear-combination", linear)
+
+# %% [markdown]
+# Write down how far you expect it to be from the sum, as a share of the sum's norm. The control is where it must be right: one adapter alone.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+summed = layer_by_layer(lambda pair: added(pair, [1, 1]))
+mixed_up = layer_by_layer(lambda pair: linear(pair, [1, 1]))
+off = merging.distance(mixed_up, summed)
+one_alone = layer_by_layer(lambda pair: linear(pair[:1], [1]))
+exact = merging.distance(one_alone, updates["it"])
+print(f"linear is {off:.0%} of the norm away from the sum; for one adapter, {exact:.0%}")
+
+# %% tags=["heavy"]
+assert off > 0.3 and exact < 1e-5, "two adapters: another matrix; one: itself"
+
+# %% [markdown]
+# READ-LINEAR
+#
+# ### 6. TIES
+#
+# {{ties-merge}}
+#
+# Perhaps adding is too plain. **TIES** ([arXiv:2306.01708](https://arxiv.org/abs/2306.01708)) looks at every entry of the update for itself, in three steps:
+#
+# 1. *Trim*: of each update keep the share `density` of its entries that are largest in size, `int(density * entries)` of them, and set the others to zero.
+# 2. *Elect*: at each place, the sign of the sum of what is left there.
+# 3. *Merge*: at each place, the mean of those entries that have the elected sign. Zeros are not counted; where no entry is left, zero.
+#
+# Write `ties(updates, density)` for one layer; `updates` is `(n, d_out, d_in)`, one update for each task.
+
+
+# %%
+def ties(updates, density):
+    """The merged update, (d_out, d_in)."""
+    ### BEGIN SOLUTION
+    sizes = updates.abs().flatten(1)
+    k = int(density * sizes.shape[1])
+    smallest = sizes.topk(k).values[:, -1]
+    trimmed = updates * (updates.abs() >= smallest[:, None, None])
+    agree = (trimmed.sign() == trimmed.sum(0).sign()) & (trimmed != 0)
+    return (trimmed * agree).sum(0) / agree.sum(0).clamp(min=1)
+    ### END SOLUTION
+
+
+# %%
+check("ties-merge", ties)
+
+# %% [markdown]
+# ### 7. DARE
+#
+# {{dare-drop}}
+#
+# **DARE** ([arXiv:2311.03099](https://arxiv.org/abs/2311.03099)) thins each update before it is added: every entry is dropped, with probability $p$, and the
+# others are rescaled so that each is, on average over many draws, what it was. Write `dare(update, p, u)`. The draw is given: `u` has
+# the update's shape, its entries are even between 0 and 1, and an entry is dropped where `u < p`.
+
+
+# %%
+def dare(update, p, u):
+    """The thinned update, (d_out, d_in)."""
+    ### BEGIN SOLUTION
+    return torch.where(u < p, 0.0, update / (1 - p))
+    ### END SOLUTION
+
+
+# %%
+check("dare-drop", dare)
+
+# %% [markdown]
+# All of them on your two languages. And for DARE the control that comes first: one adapter alone, thinned, with nothing added to it.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+draw = torch.Generator().manual_seed(0)
+
+
+def thinned(update, p):
+    return {
+        path: dare(u, p, torch.rand(u.shape, generator=draw))
+        for path, u in update.items()
+    }
+
+
+def sum_of(*parts):
+    return merging.weighted_sum(parts, [1] * len(parts))
+
+
+stacks = {path: torch.stack([updates[t][path] for t in NEW]) for path in updates["it"]}
+scored["linear"] = both(mixed_up)
+scored["linear, halves"] = both(layer_by_layer(lambda pair: linear(pair, [0.5, 0.5])))
+scored["TIES"] = both({path: ties(u, 0.2) for path, u in stacks.items()})
+scored["DARE, sum"] = both(sum_of(*(thinned(updates[t], 0.5) for t in NEW)))
+scored["Italian, thinned"] = both(thinned(updates["it"], 0.5))
+scored["Portuguese, thinned"] = both(thinned(updates["pt"], 0.5))
+for name, accuracy in scored.items():
+    print(f"{name:19}", *(f"{t} {share:5.1%}" for t, share in accuracy.items()))
+print(f"{'switched':19}", *(f"{t} {share:5.1%}" for t, share in alone.items()))
+
+# %% tags=["heavy"]
+for name in ("sum", "mean", "linear", "linear, halves", "TIES", "DARE, sum"):
+    mean = sum(scored[name].values()) / 2
+    assert mean < 0.6, f"{name}: {mean:.0%}, and strangers are expected not to merge"
+
+# %% [markdown]
+# READ-STRANGERS
+#
+# ## Relatives
+
+# %%
+predict("merging-relatives")
+
+# %% [markdown]
+# minilm-l6 under one head, which was trained on sentences of all three domains with the encoder frozen, and is frozen from then on. Then an adapter for
+# each domain. The code is in `peftlab/lab/experiments/many_tasks.py`; what makes one update of three is yours.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+DOMAINS = many_tasks.TASKS["domains"]
+rater, domain_loras, measure = many_tasks.domains(DOMAINS, lr=0.003, steps=64, seed=0)
+of_domain = [merging.update_of(domain_loras[t]) for t in DOMAINS]
+third = [1 / 3] * 3
+
+
+def by_yours(f):
+    return {
+        path: f([domain_loras[t][path] for t in DOMAINS]) for path in domain_loras["movies"]
+    }
+
+
+relatives = {
+    "base": {},
+    **{f"only {t}": update for t, update in zip(DOMAINS, of_domain)},
+    "mean": by_yours(lambda three: added(three, third)),
+    "sum": by_yours(lambda three: added(three, [1, 1, 1])),
+    "linear, thirds": by_yours(lambda three: linear(three, third)),
+    "TIES": {
+        path: ties(torch.stack([u[path] for u in of_domain]), 0.2)
+        for path in domain_loras["movies"]
+    },
+}
+rated = {}
+for name, update in relatives.items():
+    with merging.changed_by(rater, update):
+        rated[name] = [measure(t, "test")[0] for t in DOMAINS]
+told = []
+for t, update in zip(DOMAINS, of_domain):
+    with merging.changed_by(rater, update):
+        told.append(measure(t, "test")[0])
+rated["switched"] = told
+print(f"{'':15}", *(f"{t:>9}" for t in DOMAINS), "     all")
+for name, shares in rated.items():
+    mean = sum(shares) / 3
+    print(f"{name:15}", *(f"{share:9.1%}" for share in [*shares, mean]))
+angles = merging.cosine(of_domain[0], of_domain[1])
+print(f"cosine of films and products: {angles:.3f}")
+
+# %% [markdown]
+# READ-RELATIVES
+
+# %% [markdown]
+# ## Six seeds
+#
+# One run is an anecdote. Recorded by `peftlab record many-tasks`: six seeds of both worlds, and of a third, a control in between. There the two
+# adapters learnt the *same* language, Italian, from other starts and in another order. The learning rates first, chosen on numbers and
+# sentences held back; then each way, mean over the tasks of a world, with its 95 % interval.
+
+# %%
+runs = complete(records.load("many-tasks"))
+seeds = runs["seed"].nunique()
+switched = runs[runs["way"] == "switch"]
+for world, of_world in switched.groupby("world", sort=False):
+    tried = {lr: interval(rows["validation"]) for lr, rows in of_world.groupby("lr")}
+    print(f"{world:14}", *(f"{lr:g}: {m:.1%} ± {h:.1%}" for lr, (m, h) in tried.items()))
+
+main = runs[runs["lr"] == runs["world"].map(many_tasks.MAIN)]
+WORLDS = {"languages": "it and pt", "italian-twice": "it twice", "domains": "domains"}
+
+
+def of(world, way, column="accuracy"):
+    """The values of one way in one world, in the order of the seeds."""
+    chosen = main[(main["world"] == world) & (main["way"] == way)]
+    return list(chosen.sort_values("seed")[column])
+
+
+def mean_way(world):
+    return f"sum {1 / len(many_tasks.TASKS[world]):.6g}"
+
+
+shown = {
+    "switched": lambda w: "switch",
+    "mean": mean_way,
+    "sum": lambda w: "sum 1",
+    "mean, cut to r = 8": lambda w: "svd mean",
+    "linear, mean": lambda w: mean_way(w).replace("sum", "linear"),
+    "linear, sum": lambda w: "linear 1",
+    "TIES": lambda w: "ties",
+    "DARE 0.5, mean": lambda w: "dare 0.5 mean",
+    "DARE 0.9, mean": lambda w: "dare 0.9 mean",
+    "DARE 0.5, switched": lambda w: "dare 0.5 switch",
+    "DARE 0.9, switched": lambda w: "dare 0.9 switch",
+}
+print(f"\n{'':20}", *(f"{label:>15}" for label in WORLDS.values()))
+found = {}
+for name, way in shown.items():
+    found[name] = [interval(of(w, way(w))) for w in WORLDS]
+    print(f"{name:20}", *(f"{m:8.1%} ± {h:4.1%}" for m, h in found[name]))
+print(f"{seeds} seeds. {records.stamp(runs)}")
+
+# %% tags=["hide-source"]
+scales = [float(x) for x in many_tasks.SCALES]
+figures.show(
+    figures.small_multiples(
+        scales,
+        {
+            label: {
+                "all tasks, sum of the updates": [
+                    interval(of(world, f"sum {x}")) for x in many_tasks.SCALES
+                ],
+                "switched": [interval(of(world, "switch"))] * len(scales),
+            }
+            for world, label in WORLDS.items()
+        },
+        f"Every update times a scale, all added: {seeds} seeds, 95 % intervals",
+        "scale of each update",
+        "accuracy",
+    ),
+    alt="ALT",
+)
