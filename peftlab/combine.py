@@ -77,7 +77,7 @@ def _refuse(model, name):
     for path, layer in adapted(model, name):
         adapter = layer.adapters[name]
         if isinstance(adapter, FullFineTuning):
-            raise ValueError(f"{name!r} has a trained copy of {path} (modules_to_save), which cannot be added to another: train "
+            raise ValueError(f"{name!r} has a trained copy of {path} (modules_to_save), which cannot be added to another: train "  # noqa: TRY004
                              "such a layer once, leave it in the base, and train the adapters on top of it")
         if getattr(adapter, "bias", None) is not None:
             raise ValueError(f"{name!r} has trained biases (lora_bias): only updates of the form s B A are added up")

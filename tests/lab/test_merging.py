@@ -48,7 +48,8 @@ def test_linear_is_no_sum_but_for_one(adapters):
     whole = merging.weighted_sum(updates, [1, 1, -1])
     assert merging.distance(merging.linear(adapters, [1, 1, -1]), whole) > 0.3
     assert merging.distance(merging.linear(adapters[:1], [-2]), merging.weighted_sum(updates[:1], [-2])) < 1e-6
-    assert merging.distance(merging.cut(whole, 9), whole) < 1e-6 < 0.01 < merging.distance(merging.cut(whole, 3), whole) < 1
+    assert merging.distance(merging.cut(whole, 9), whole) < 1e-6
+    assert 0.01 < merging.distance(merging.cut(whole, 3), whole) < 1
 
 
 def test_a_thinned_update_is_the_update_on_average(adapters):
@@ -68,8 +69,9 @@ def test_angles(adapters):
 def test_the_experiments_plan_whole_seeds_and_each_way_can_be_made(adapters):
     for module in (many_tasks, task_arithmetic):
         planned = module.plan()
-        of_seed = {seed: sum(c["seed"] == seed for c in planned) for seed in range(6)}
-        assert len(set(of_seed.values())) == 1 and sum(of_seed.values()) == len(planned)
+        main = [c for c in planned if "lr" not in c or c["lr"] == many_tasks.MAIN[c["world"]]]
+        of_seed = {seed: sum(c["seed"] == seed for c in main) for seed in range(6)}
+        assert len(set(of_seed.values())) == 1 and sum(of_seed.values()) == len(main)
     for world, tasks in many_tasks.TASKS.items():
         of_world = dict(zip(tasks, adapters))
         for way in many_tasks.ways(world):

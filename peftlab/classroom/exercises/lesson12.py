@@ -255,8 +255,7 @@ def a_mean(adapters, weights):
 
 @adding.slip("The rows of A and the columns of B stand in different orders. Which column does a row of A meet in B A?")
 def orders_differ(adapters, weights):
-    A, B = by_stacking(adapters, weights)
-    return torch.cat([A for A, _, _ in adapters[::-1]]), B
+    return torch.cat([A for A, _, _ in adapters[::-1]]), by_stacking(adapters, weights)[1]
 
 
 @adding.slip("Each adapter has another one's weight. In which order do the weights stand?")

@@ -56,7 +56,7 @@ def run(config, device):
         rows = polyglot.dataset("en", "test", polyglot.UNTAGGED)
         said = list(zip(polyglot.ask(base, tokenizer, rows["prompt"]), rows["number"]))
         in_language = {t: sum(s == polyglot.words(n, t) for s, n in said) / len(said) for t in polyglot.KNOWN}
-        tagged = {f"tagged_{t}": polyglot.accuracy(base, tokenizer, t) for t in (*polyglot.KNOWN, "it")}
+        tagged = {f"tagged_{t}": polyglot.accuracy(base, tokenizer, t) for t in ("en", "es", *(["it"] if config["task"] == "new" else []))}
         collate = answers(tokenizer)
         losses = {
             "loss_untagged_es": evaluate(base, polyglot.dataset("es", "test", polyglot.UNTAGGED), collate).loss,
