@@ -1,7 +1,7 @@
 """An update added and taken away, at several scales: polyglot-350k, and what it writes with and without a tag.
 
 Two tasks. `called up`: a LoRA learns to answer an untagged question, `<?>342=`, in Spanish, which the base knows. `new`: one learns Italian,
-with its tag, which the base does not know. The weights become base + scale * update, with scales from -2 to 1 (at 0 it is the base). `control`: the same update with the entries
+with its tag, which the base does not know. The weights become base + scale * update, with scales from -1 to 1 (at 0 it is the base). `control`: the same update with the entries
 of its inputs and outputs shuffled, layer by layer: equal norm, equal singular values, nothing learnt.
 
 `untagged_es`: the share of untagged questions answered rightly in Spanish, `untagged_other` in English or French; `tagged_en`, ...: accuracy with
@@ -19,7 +19,7 @@ from peftlab.methods import LoRA
 
 USES = ("polyglot-350k",)
 TASKS = {"called up": ("es", polyglot.UNTAGGED), "new": ("it", "it")}
-SCALES = [-2, -1, -0.5, 0.5, 1]
+SCALES = [-1, -0.5, 0.5, 1]
 
 
 def plan(toy=False):
