@@ -208,6 +208,11 @@ WHY = {
     "retrieval-kept": "The vectors are rows of a matrix: dimension 1 is the default, and `+1`.",
     "task-unknown": "Two adapters that are exactly as sure as each other do not occur; the last dimension of a matrix is dimension 1.",
     "intruder-directions": "No cosine in the cases equals `below`; and a product of two vectors has no order.",
+    "lora-cut": "Without `full_matrices=False` more vectors come, and none of them is used.",
+    "linear-combination": "No weight and no scale in the cases is zero, a quotient has the sign of its product, and to divide by a sign is to multiply by it.",
+    "ties-merge": "A place where the sum is zero has no entry left, all updates have one shape, and a quotient has the sign of its product.",
+    "dare-drop": "No entry of `u` equals `p` exactly; and zero is zero as a whole number too.",
+    "task-router": "All vectors are rows of matrices: dimension 1 is the default, `-1` and `+1`.",
 }
 
 

@@ -142,8 +142,44 @@ def unchanged(before, after):
 @adding.observe
 def look_adding(answer, case):
     adapters = copies(case.adapters)
-    A, B, update = product(answer(adapters, list(case.weights)), "`add_loras`")
+    A, _, update = product(answer(adapters, list(case.weights)), "`add_loras`")
     return {"B A": update, "rows of A": len(A), "the adapters are left as they were": unchanged(case.adapters, adapters)}
+
+
+def made_of(x, products):
+    """(how many times each product is in x, the share of x's norm that is none of them)."""
+    columns = torch.stack([p.flatten() for p in products], 1).double()
+    found = torch.linalg.lstsq(columns, x.flatten()[:, None].double()).solution[:, 0]
+    rest = x.flatten().double() - columns @ found
+    return found.tolist(), float(rest.norm() / x.double().norm().clamp(min=1e-12))
+
+
+def first_wrong(cases, seen, expected, what):
+    """(case, what was seen) of the first case that is wrong and can be looked at."""
+    for case, mine, theirs in zip(cases, seen, expected):
+        x, y = mine.get(what), theirs[what]
+        if isinstance(x, torch.Tensor) and x.shape == y.shape and not torch.allclose(x, y, atol=1e-4, rtol=1e-4):
+            return (case, x) if x.isfinite().all() else None
+    return None
+
+
+@adding.evidence
+def how_often_each_comes(cases, seen, expected):
+    """How many times each adapter's own product is in the answer, or that something else is in it."""
+    if not (found := first_wrong(cases, seen, expected, "B A")):
+        return None
+    case, x = found
+    times, rest = made_of(x, [B @ A for A, B, _ in case.adapters])
+    if rest > 1e-3:
+        return (
+            f"With {case.label}, {rest:.0%} of the norm of your `B @ A` is in none of the adapters' own products: a row of A meets a column "
+            "of B that is not its own, or its entries were changed one by one. Which columns does each row meet?"
+        )
+    said = (
+        f"adapter {i}: {c:.3g} times, with w = {w:g} and s = {s:.3g}"
+        for i, (c, w, (_, _, s)) in enumerate(zip(times, case.weights, case.adapters), 1)
+    )
+    return f"With {case.label}, each adapter's own product is in your `B @ A` so often: {'; '.join(said)}. How often should it be?"
 
 
 @adding.term("B A")
@@ -321,7 +357,7 @@ def look_cutting(answer, case):
     value = given(answer(**tensors, r=case.r), (tuple, list), "`cut`")
     if len(value) != 3:
         raise Unexpected(f"`cut` gave {len(value)} things; expected three: A, B and the share of the norm that is lost.")
-    A, B, update = product(value, "`cut`")
+    A, _, update = product(value, "`cut`")
     return {"B A": update, "rows of A": len(A), "share of the norm lost": torch.tensor(round(float(value[2]), 5))}
 
 
@@ -489,6 +525,29 @@ def look_mixing(answer, case):
     adapters = copies(case.adapters)
     update = given(answer(adapters, list(case.weights)), torch.Tensor, "`linear`")
     return {"update": update, "the adapters are left as they were": unchanged(case.adapters, adapters)}
+
+
+@mixing.evidence
+def which_product_is_off(cases, seen, expected):
+    """How many times B of one adapter with A of another is in the answer, for the first pair that is off."""
+    if not (found := first_wrong(cases, seen, expected, "update")):
+        return None
+    case, x = found
+    pairs = [(i, j) for i in range(len(case.adapters)) for j in range(len(case.adapters))]
+    times, rest = made_of(x, [case.adapters[i][1] @ case.adapters[j][0] for i, j in pairs])
+    if rest > 1e-3:
+        return (
+            f"With {case.label}, {rest:.0%} of the norm of your update is no product of some B with some A: entries were changed one by "
+            "one, before or after. What may A and B be multiplied by, before they are added up?"
+        )
+    f, root, sign = parts(case.adapters, case.weights)
+    for (i, j), c in zip(pairs, times):
+        if abs(c - root[i] * root[j] * sign[j]) > 1e-3 * (1 + abs(c)):
+            return (
+                f"With {case.label}, the product of adapter {i + 1}'s B with adapter {j + 1}'s A is in your update {c:.3g} times. There w s "
+                f"is {f[i]:.3g} for the B and {f[j]:.3g} for the A. Which factor does each of the two bring along?"
+            )
+    return None
 
 
 @mixing.term("update")
@@ -989,6 +1048,26 @@ def look_storing(answer, case):
 
 def per_adapter(shapes, r):
     return sum(r * (i + o) for i, o in shapes)
+
+
+@storing.evidence
+def beside_the_base(cases, seen, expected):
+    """What is counted beside one base, in bytes for each number of A and B."""
+    for case, mine, theirs in zip(cases, seen, expected):
+        if "bytes with copies" not in mine:
+            return None
+        if abs(mine["bytes with copies"] - theirs["bytes with copies"]) > 0.5:
+            return (
+                f"With {case.label} and a model of {case.parameters:,} parameters you count {mine['bytes with copies']:,.0f} bytes for the copies. "
+                "How many numbers are in all copies, and how many bytes has each?"
+            )
+        if abs(mine["bytes with adapters"] - theirs["bytes with adapters"]) > 0.5:
+            held = case.tasks * per_adapter(case.shapes, case.r)
+            return (
+                f"With {case.label}, of rank {case.r}, you count {mine['bytes with adapters'] - 4 * case.parameters:,.0f} bytes beside one base. All A and "
+                f"B together hold {held:,} numbers. Which of them are counted, and with how many bytes each?"
+            )
+    return None
 
 
 @storing.term("bytes with adapters")
