@@ -127,12 +127,19 @@ def product(value, name):
     given(value, (tuple, list), name)
     if len(value) < 2:
         raise Unexpected(f"{name} gave {len(value)} things; expected A and B.")
-    A, B = (given(v, torch.Tensor, name) for v in value[:2])
+    A, B = (real(v, name) for v in value[:2])
     if A.ndim != 2 or B.ndim != 2 or B.shape[1] != A.shape[0]:
         raise Unexpected(
             f"A has the shape {tuple(A.shape)} and B {tuple(B.shape)}: `B @ A` can't be computed. Which of their sizes is the rank?"
         )
     return A, B, B @ A
+
+
+def real(value, name):
+    """A tensor of real numbers, or a sentence that says where others come from."""
+    if given(value, torch.Tensor, name).is_complex():
+        raise Unexpected(f"{name} gave complex numbers: in Python the root of a number below zero is complex. Of what is the root to be taken here?")
+    return value
 
 
 def unchanged(before, after):
@@ -155,11 +162,13 @@ def made_of(x, products):
 
 
 def first_wrong(cases, seen, expected, what):
-    """(case, what was seen) of the first case that is wrong and can be looked at."""
+    """(case, what was seen, what was expected) of the first case that is wrong and can be looked at, or None."""
     for case, mine, theirs in zip(cases, seen, expected):
         x, y = mine.get(what), theirs[what]
-        if isinstance(x, torch.Tensor) and x.shape == y.shape and not torch.allclose(x, y, atol=1e-4, rtol=1e-4):
-            return (case, x) if x.isfinite().all() else None
+        if not isinstance(x, torch.Tensor) or x.shape != y.shape or x.dtype != y.dtype or not x.isfinite().all():
+            return None
+        if not torch.allclose(x, y, atol=1e-4, rtol=1e-4):
+            return case, x, y
     return None
 
 
@@ -168,7 +177,7 @@ def how_often_each_comes(cases, seen, expected):
     """How many times each adapter's own product is in the answer, or that something else is in it."""
     if not (found := first_wrong(cases, seen, expected, "B A")):
         return None
-    case, x = found
+    case, x, _ = found
     times, rest = made_of(x, [B @ A for A, B, _ in case.adapters])
     if rest > 1e-3:
         return (
@@ -523,7 +532,7 @@ def mixing_cases(seed):
 @mixing.observe
 def look_mixing(answer, case):
     adapters = copies(case.adapters)
-    update = given(answer(adapters, list(case.weights)), torch.Tensor, "`linear`")
+    update = real(answer(adapters, list(case.weights)), "`linear`")
     return {"update": update, "the adapters are left as they were": unchanged(case.adapters, adapters)}
 
 
@@ -532,7 +541,7 @@ def which_product_is_off(cases, seen, expected):
     """How many times B of one adapter with A of another is in the answer, for the first pair that is off."""
     if not (found := first_wrong(cases, seen, expected, "update")):
         return None
-    case, x = found
+    case, x, _ = found
     pairs = [(i, j) for i in range(len(case.adapters)) for j in range(len(case.adapters))]
     times, rest = made_of(x, [case.adapters[i][1] @ case.adapters[j][0] for i, j in pairs])
     if rest > 1e-3:
@@ -705,17 +714,16 @@ def look_tying(answer, case):
 @tying.evidence
 def a_place_that_is_wrong(cases, seen, expected):
     """What the updates hold at the worst place, what is left there after trimming, and what the answer makes of it."""
-    for case, mine, theirs in zip(cases, seen, expected):
-        x, y = mine.get("merged update"), theirs["merged update"]
-        if isinstance(x, torch.Tensor) and x.shape == y.shape and not torch.allclose(x, y, atol=1e-4):
-            i, j = divmod(int((x - y).abs().nan_to_num(torch.inf).argmax()), y.shape[1])
-            held, left = case.updates[:, i, j].tolist(), trim(case.updates, case.density)[:, i, j].tolist()
-            kept = [f"{v:.2f}" for v in left if v]
-            return (
-                f"With {case.label}, at [{i}, {j}] the updates hold {', '.join(f'{v:.2f}' for v in held)}. After trimming there is left: "
-                f"{', '.join(kept) or 'nothing'}. You make {float(x[i, j]):.2f} of it. Which of the three steps goes another way?"
-            )
-    return None
+    if not (found := first_wrong(cases, seen, expected, "merged update")):
+        return None
+    case, x, y = found
+    i, j = divmod(int((x - y).abs().argmax()), y.shape[1])
+    held, left = case.updates[:, i, j].tolist(), trim(case.updates, case.density)[:, i, j].tolist()
+    kept = ", ".join(f"{v:.2f}" for v in left if v) or "nothing"
+    return (
+        f"With {case.label}, at [{i}, {j}] the updates hold {', '.join(f'{v:.2f}' for v in held)}. After trimming there is left: {kept}. You make "
+        f"{float(x[i, j]):.2f} of it. Which of the three steps goes another way?"
+    )
 
 
 @tying.solution
@@ -795,6 +803,11 @@ def largest_not_by_size(updates, density):
     limit = flat.topk(int(density * flat.shape[1])).values[:, -1]
     trimmed = updates * (updates >= limit[:, None, None])
     return elect_and_merge(trimmed, trimmed.sum(0).sign())
+
+
+@tying.slip("What is left after trimming has lost its sign: `topk` gives sizes here. With which sign does an entry vote?")
+def sizes_vote(updates, density):
+    return by_threshold(updates.abs(), density)
 
 
 @tying.slip("Each row keeps its own share. Over how many entries does one update choose its largest?")
@@ -906,23 +919,23 @@ def dropping_cases(seed):
 def look_dropping(answer, case):
     update, u = case.update.clone(), case.u.clone()
     thinned = given(answer(update, case.p, u), torch.Tensor, "`dare`")
+    again = answer(update, case.p, u)
+    if isinstance(again, torch.Tensor) and again.shape == thinned.shape and not torch.equal(again, thinned):
+        raise Unexpected("Asked twice with the same `u`, `dare` drops other entries, or changes its input. The draw is in `u`: what else is drawn or written to?")
     return {"thinned update": thinned, "the update is left as it was": torch.equal(update, case.update)}
 
 
 @dropping.evidence
 def which_side_is_wrong(cases, seen, expected):
     """Whether the entries to be dropped are wrong, or those to be kept, or both."""
-    sides = {"dropped": False, "kept": False}
-    for case, mine, theirs in zip(cases, seen, expected):
-        x, y = mine.get("thinned update"), theirs["thinned update"]
-        if not isinstance(x, torch.Tensor) or x.shape != y.shape:
-            return None
-        off, gone = ~torch.isclose(x, y, atol=1e-5), case.u < case.p
-        sides["dropped"] |= bool((off & gone).any())
-        sides["kept"] |= bool((off & ~gone).any())
+    if not (found := first_wrong(cases, seen, expected, "thinned update")):
+        return None
+    case, x, y = found
+    off, gone = ~torch.isclose(x, y, rtol=1e-4, atol=1e-4), case.u < case.p
+    sides = {"dropped": bool((off & gone).any()), "kept": bool((off & ~gone).any())}
     wrong = " and ".join(f"those to be {side}" for side, bad in sides.items() if bad)
     right = "".join(f"; those to be {side} are right" for side, bad in sides.items() if not bad)
-    return f"Of the entries, {wrong} are wrong{right}. What decides the one, and what the other?" if wrong else None
+    return f"With {case.label}, of the entries {wrong} are wrong{right}. What decides the one, and what the other?"
 
 
 @dropping.solution
@@ -989,6 +1002,11 @@ def by_the_root(update, p, u):
 @dropping.slip("Everything is rescaled and nothing dropped. Where does u come in?")
 def nothing_dropped(update, p, u):
     return update / (1 - p)
+
+
+@dropping.slip("Asked twice with the same `u`, `dare` drops other entries, or changes its input. The draw is in `u`: what else is drawn or written to?")
+def a_draw_of_its_own(update, p, u):
+    return F.dropout(update, p)
 
 
 @dropping.slip("The smallest entries are dropped, as TIES trims. What decides here?")
