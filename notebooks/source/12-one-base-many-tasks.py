@@ -123,10 +123,14 @@ folder = pl.save(talker, f"{here.name}/talker")
 on_disk = (folder / "adapter_model.safetensors").stat().st_size
 for tasks in (1, 10, 100):
     copied, adapted = (b / 1e9 for b in bytes_of_tasks(tasks, parameters, shapes, 8))
-    print(f"{tasks:3} tasks: copies {copied:6.2f} GB, one base and adapters {adapted:.2f} GB")
+    print(
+        f"{tasks:3} tasks: copies {copied:6.2f} GB, one base and adapters {adapted:.2f} GB"
+    )
 _, none = bytes_of_tasks(0, parameters, shapes, 8)
 one = bytes_of_tasks(1, parameters, shapes, 8)[1] - none
-print(f"one adapter: {one / 1e6:.2f} MB by your function, {on_disk / 1e6:.2f} MB on the disk")
+print(
+    f"one adapter: {one / 1e6:.2f} MB by your function, {on_disk / 1e6:.2f} MB on the disk"
+)
 assert 0 <= on_disk - one < 0.02 * one, "a file is its numbers and a short header"
 
 # %% [markdown]
@@ -189,7 +193,7 @@ encoder, encoder_tokenizer = pl.lab.load_base("minilm-l6")
 theirs, _ = pl.lab.load_base("minilm-l6")
 sentences = pl.lab.sentiment("movies", "test")["text"][:32]
 batch = encoder_tokenizer(
-    sentences, padding=True, truncation=True, max_length=24, return_tensors="pt"
+    sentences, padding=True, truncation=True, max_length=16, return_tensors="pt"
 )
 names = [f"task{i}" for i in range(32)]
 torch.manual_seed(0)
@@ -234,14 +238,14 @@ def by_switching(rows):
     return out
 
 
-counts = [1, 2, 4, 8, 16, 32]
+counts = [1, 4, 16, 32]
 rows_with = {k: [names[i % k] for i in range(32)] for k in counts}
-for k in counts:
+for k in (4, 32):
     exact = by_switching(rows_with[k])
     for way in (in_one_batch, in_peft):
         gap = (way(rows_with[k]) - exact).abs().max().item()
         assert gap < 1e-4, f"{way.__name__} with {k} adapters is {gap:.1e} off"
-print("the three ways give the same vectors, with", counts, "adapters in the batch")
+print("the three ways give the same vectors, with 4 adapters in the batch and with 32")
 
 # %% tags=["nbval-ignore-output", "heavy"]
 ways = {"mixed batch": in_one_batch, "in peft": in_peft, "switching": by_switching}
@@ -249,7 +253,7 @@ slower = {name: [] for name in ways}
 for k in counts:
     for name, way in ways.items():
         ratios = []
-        for _ in range(5):
+        for _ in range(3):
             watch = Stopwatch()
             base_alone()
             floor = watch.lap()
@@ -274,7 +278,10 @@ figures.show(
 )
 
 # %% [markdown]
-# READ-THROUGHPUT
+# The base is the same work in all three, and what rises with the number of adapters is everything else: the loops. In a mixed batch each adapter has small products
+# of its own, on its own rows; in switching the whole base runs again for each, on fewer rows. Times differ from machine to machine and from run to
+# run, so nothing here holds them to a number. Servers for thousands of adapters have no such loop: they gather the `A` and `B` of all rows and multiply them in one
+# kernel ([arXiv:2310.18547](https://arxiv.org/abs/2310.18547), [arXiv:2311.03285](https://arxiv.org/abs/2311.03285)).
 #
 # ## Make one of two
 #
@@ -341,12 +348,15 @@ for name, accuracy in scored.items():
 
 # %% tags=["heavy"]
 assert abs(merging.cosine(updates["it"], updates["pt"])) < 0.2, "nearly at right angles"
-assert scored["Italian alone"]["it"] == alone["it"], "an update in the weights: see `both`"
+assert scored["Italian alone"]["it"] == alone["it"], (
+    "an update in the weights: see `both`"
+)
 for name in ("sum", "mean"):
     assert max(scored[name].values()) < 0.6, f"{name}: it is expected to destroy both"
 
 # %% [markdown]
-# READ-SUM
+# At a right angle, and both languages are gone: the sum of the two updates writes neither, and their mean hardly any. In the sum each adapter is there at
+# full strength. *Orthogonal is not independent.*
 #
 # Why does the angle say nothing? Two updates get in each other's way if the *same inputs* reach both, and if both answer them. So ask the layers: with
 # the Italian adapter on and Italian questions going through, how large is what Portuguese would add, beside what Italian adds? If they
@@ -383,7 +393,8 @@ print(f"control, Portuguese shuffled: {beside(shuffled, entering):.2f}")
 print(f"control, inputs of noise: {beside(updates['pt'], noise):.2f}")
 
 # %% [markdown]
-# READ-WHY
+# On Italian questions Portuguese adds nearly as much as Italian does, more than an update of the same entries in another order. To the layers one question looks like the
+# other: digits, letters, positions. The angle was taken between the entries of two matrices; what decides is what both do to the *same inputs*.
 #
 # ### 4. Cut to a rank
 #
@@ -412,7 +423,7 @@ check("lora-cut", cut)
 # %% tags=["nbval-ignore-output", "heavy"]
 lost = {}
 for r in (8, 12, 16):
-    shares = layer_by_layer(lambda pair: cut(*add_loras(pair, [1, 1]), r)[2])
+    shares = layer_by_layer(lambda pair, r=r: cut(*add_loras(pair, [1, 1]), r)[2])
     lost[r] = max(shares.values())
     print(f"sum cut to rank {r:2}: up to {lost[r]:.1%} of a layer's norm is lost")
 only = layer_by_layer(lambda pair: cut(*add_loras(pair[:1], [1]), 8)[2])
@@ -422,7 +433,8 @@ print(f"Italian alone, cut to rank 8: {max(only.values()):.1%}")
 assert lost[8] > lost[12] > 0.01 > lost[16] and max(only.values()) < 1e-3, "see `cut`"
 
 # %% [markdown]
-# READ-CUT
+# All 16 ranks of the sum are in use: half of them hold a good part of its norm, and what is cut off is lost from both languages. The control loses nothing, since it
+# never had more than 8. So the exact sum of a hundred adapters of rank 8 has rank 800, or the width of the layer, whichever is less.
 #
 # ### 5. What `linear` does
 #
@@ -466,7 +478,9 @@ print(f"linear is {off:.0%} of the norm away from the sum; for one adapter, {exa
 assert off > 0.3 and exact < 1e-5, "two adapters: another matrix; one: itself"
 
 # %% [markdown]
-# READ-LINEAR
+# Most of what it makes nobody asked for. With two adapters there are four products, `B` of one with `A` of the other among them, and to two adapters that were trained apart
+# these are noise, as large as the rest. A weight of a half for each does not change that: it makes all four smaller. The library's own documentation calls `linear` a very rough
+# approximation; the word is kind.
 #
 # ### 6. TIES
 #
@@ -553,7 +567,11 @@ for name in ("sum", "mean", "linear", "linear, halves", "TIES", "DARE, sum"):
     assert mean < 0.6, f"{name}: {mean:.0%}, and strangers are expected not to merge"
 
 # %% [markdown]
-# READ-STRANGERS
+# Not one of them keeps two strangers in one weight, and switching, in the last line, keeps both. Look at the control of DARE as well: thinned by half and with nothing
+# added to it, an adapter alone already loses much of its language. The paper thins the updates of full fine-tuning of large models, which are tiny and say everything many times over. A small LoRA, trained hard, does
+# not.
+#
+# So is merging a bad idea? These two tasks want *different answers to the same question*. Other tasks may not.
 #
 # ## Relatives
 
@@ -566,63 +584,55 @@ predict("merging-relatives")
 
 # %% tags=["nbval-ignore-output", "heavy"]
 DOMAINS = many_tasks.TASKS["domains"]
-rater, domain_loras, measure = many_tasks.domains(DOMAINS, lr=0.003, steps=64, seed=0)
-of_domain = [merging.update_of(domain_loras[t]) for t in DOMAINS]
-third = [1 / 3] * 3
+rater, domain_loras, measure = many_tasks.domains(DOMAINS, lr=0.003, steps=40, seed=0)
+of_domain = {t: merging.update_of(domain_loras[t]) for t in DOMAINS}
 
 
-def by_yours(f):
+def by_yours(weights):
+    """{path: your weighted sum of the three updates}."""
     return {
-        path: f([domain_loras[t][path] for t in DOMAINS]) for path in domain_loras["movies"]
+        path: added([domain_loras[t][path] for t in DOMAINS], weights)
+        for path in of_domain["movies"]
     }
 
 
-relatives = {
-    "base": {},
-    **{f"only {t}": update for t, update in zip(DOMAINS, of_domain)},
-    "mean": by_yours(lambda three: added(three, third)),
-    "sum": by_yours(lambda three: added(three, [1, 1, 1])),
-    "linear, thirds": by_yours(lambda three: linear(three, third)),
-    "TIES": {
-        path: ties(torch.stack([u[path] for u in of_domain]), 0.2)
-        for path in domain_loras["movies"]
-    },
-}
+relatives = {"base": {}} | {f"only {t}": of_domain[t] for t in DOMAINS}
+relatives |= {"mean": by_yours([1 / 3] * 3), "sum": by_yours([1, 1, 1])}
 rated = {}
 for name, update in relatives.items():
     with merging.changed_by(rater, update):
-        rated[name] = [measure(t, "test")[0] for t in DOMAINS]
-told = []
-for t, update in zip(DOMAINS, of_domain):
-    with merging.changed_by(rater, update):
-        told.append(measure(t, "test")[0])
-rated["switched"] = told
-print(f"{'':15}", *(f"{t:>9}" for t in DOMAINS), "     all")
+        rated[name] = {t: measure(t, "test")[0] for t in DOMAINS}
+rated["switched"] = {t: rated[f"only {t}"][t] for t in DOMAINS}
+print(f"{'':14}", *(f"{t:>9}" for t in DOMAINS), "     all")
 for name, shares in rated.items():
-    mean = sum(shares) / 3
-    print(f"{name:15}", *(f"{share:9.1%}" for share in [*shares, mean]))
-angles = merging.cosine(of_domain[0], of_domain[1])
-print(f"cosine of films and products: {angles:.3f}")
+    shown = [*shares.values(), sum(shares.values()) / 3]
+    print(f"{name:14}", *(f"{share:9.1%}" for share in shown))
+angle = merging.cosine(of_domain["movies"], of_domain["products"])
+print(f"cosine of the updates for films and products: {angle:.3f}")
+
+# %% tags=["heavy"]
+all_of = {name: sum(shares.values()) / 3 for name, shares in rated.items()}
+assert all_of["switched"] > all_of["base"], "each adapter has to help its own domain"
+assert all_of["mean"] > all_of["base"], "and the mean of the three helps all"
+assert abs(angle) < 0.2, "the updates stand nearly at right angles here too"
 
 # %% [markdown]
 # READ-RELATIVES
-
-# %% [markdown]
+#
 # ## Six seeds
 #
-# One run is an anecdote. Recorded by `peftlab record many-tasks`: six seeds of both worlds, and of a third, a control in between. There the two
-# adapters learnt the *same* language, Italian, from other starts and in another order. The learning rates first, chosen on numbers and
-# sentences held back; then each way, mean over the tasks of a world, with its 95 % interval.
+# One run is an anecdote. Recorded by `peftlab record many-tasks`: six seeds of both worlds, and of a third, the control in between. There the two
+# adapters learnt the *same* language, Italian, from other starts and in another order. First the learning rates, on numbers and sentences that were
+# held back; then each way, its accuracy as a mean over the tasks of a world, with the 95 % interval.
 
 # %%
-runs = complete(records.load("many-tasks"))
-seeds = runs["seed"].nunique()
-switched = runs[runs["way"] == "switch"]
-for world, of_world in switched.groupby("world", sort=False):
-    tried = {lr: interval(rows["validation"]) for lr, rows in of_world.groupby("lr")}
-    print(f"{world:14}", *(f"{lr:g}: {m:.1%} ± {h:.1%}" for lr, (m, h) in tried.items()))
-
-main = runs[runs["lr"] == runs["world"].map(many_tasks.MAIN)]
+runs = records.load("many-tasks")
+for world, of_world in runs[runs["way"] == "switch"].groupby("world", sort=False):
+    if (tried := of_world[of_world["seed"] == 0])["lr"].nunique() > 1:
+        scores = (f"{lr:g}: {v:.1%}" for lr, v in zip(tried["lr"], tried["validation"]))
+        print(f"{world:10} held back, by learning rate  ", *scores, sep="   ")
+main = complete(runs[runs["lr"] == runs["world"].map(many_tasks.MAIN)])
+seeds = main["seed"].nunique()
 WORLDS = {"languages": "it and pt", "italian-twice": "it twice", "domains": "domains"}
 
 
@@ -632,47 +642,298 @@ def of(world, way, column="accuracy"):
     return list(chosen.sort_values("seed")[column])
 
 
-def mean_way(world):
-    return f"sum {1 / len(many_tasks.TASKS[world]):.6g}"
-
-
-shown = {
-    "switched": lambda w: "switch",
-    "mean": mean_way,
-    "sum": lambda w: "sum 1",
-    "mean, cut to r = 8": lambda w: "svd mean",
-    "linear, mean": lambda w: mean_way(w).replace("sum", "linear"),
-    "linear, sum": lambda w: "linear 1",
-    "TIES": lambda w: "ties",
-    "DARE 0.5, mean": lambda w: "dare 0.5 mean",
-    "DARE 0.9, mean": lambda w: "dare 0.9 mean",
-    "DARE 0.5, switched": lambda w: "dare 0.5 switch",
-    "DARE 0.9, switched": lambda w: "dare 0.9 switch",
-}
-print(f"\n{'':20}", *(f"{label:>15}" for label in WORLDS.values()))
 found = {}
-for name, way in shown.items():
-    found[name] = [interval(of(w, way(w))) for w in WORLDS]
-    print(f"{name:20}", *(f"{m:8.1%} ± {h:4.1%}" for m, h in found[name]))
-print(f"{seeds} seeds. {records.stamp(runs)}")
+for way in ("switch", "mean", "sum 1", "linear", "ties", "dare 0.5 mean"):
+    cells = []
+    for world in WORLDS:
+        part = f"{1 / len(many_tasks.TASKS[world]):.6g}"
+        values = of(
+            world, {"mean": f"sum {part}", "linear": f"linear {part}"}.get(way, way)
+        )
+        found[world, way] = values
+        cells.append(
+            "{:8.1%} ± {:4.1%}".format(*interval(values)) if values else f"{'-':>16}"
+        )
+    print(f"{way:14}", *cells)
+print(f"{'':14}", *(f"{label:>16}" for label in WORLDS.values()))
+print(f"{seeds} seeds. {records.stamp(main)}")
 
 # %% tags=["hide-source"]
-scales = [float(x) for x in many_tasks.SCALES]
 figures.show(
     figures.small_multiples(
-        scales,
+        [float(x) for x in ("0.25", "0.5", "1")],
         {
             label: {
-                "all tasks, sum of the updates": [
-                    interval(of(world, f"sum {x}")) for x in many_tasks.SCALES
+                "each update times the scale, added": [
+                    interval(of(world, f"sum {x}")) for x in ("0.25", "0.5", "1")
                 ],
-                "switched": [interval(of(world, "switch"))] * len(scales),
+                "switched": [interval(of(world, "switch"))] * 3,
             }
             for world, label in WORLDS.items()
         },
-        f"Every update times a scale, all added: {seeds} seeds, 95 % intervals",
+        f"All updates added, at three scales: {seeds} seeds, 95 % intervals",
         "scale of each update",
-        "accuracy",
+        "accuracy, mean of the tasks",
     ),
-    alt="ALT",
+    alt="ALT-SCALES",
 )
+
+# %% [markdown]
+# Differences between two ways, paired by seed:
+
+# %%
+best_single = [
+    max(values)
+    for values in zip(*(of("domains", f"only {t}") for t in many_tasks.TASKS["domains"]))
+]
+pairs = {
+    "mean minus best single": (found["domains", "mean"], best_single),
+    "mean minus base": (found["domains", "mean"], of("domains", "base")),
+    "mean minus switched": (found["domains", "mean"], found["domains", "switch"]),
+    "mean minus sum": (found["domains", "mean"], found["domains", "sum 1"]),
+    "mean minus linear": (found["domains", "mean"], found["domains", "linear"]),
+    "mean minus TIES": (found["domains", "mean"], found["domains", "ties"]),
+    "routed minus switched": (of("domains", "routed"), found["domains", "switch"]),
+}
+paired = {name: interval([x - y for x, y in zip(*two)]) for name, two in pairs.items()}
+for name, (mean, half) in paired.items():
+    print(f"domains, {name:22} {mean:+6.1%} ± {half:.1%}")
+thin = interval(of("languages", "dare 0.5 switch"))
+print(f"languages, switched, each adapter thinned alone: {thin[0]:.1%} ± {thin[1]:.1%}")
+for world, label in WORLDS.items():
+    mean, half = interval(of(world, "switch", "cosine"))
+    off, wide = interval(of(world, "switch", "linear_off"))
+    print(
+        f"{label:10} cosine {mean:+.3f} ± {half:.3f}; linear off by {off:.0%} ± {wide:.0%}"
+    )
+
+# %% [markdown]
+# READ-SEEDS
+#
+# ## Subtract
+#
+# What can be added can be subtracted. **Unlearning** by task arithmetic: train an adapter on what the model is to lose, and add it with a minus sign. Asked without
+# a tag, `<?>342=`, the base answers in any of its three languages. An adapter learns to answer in Spanish then. At scale 1 it should always be Spanish;
+# and below zero? Write down what you expect of three things: Spanish without a tag, Spanish *with* its tag, and English with its tag.
+# The control is the same update with its rows and its columns shuffled in each layer: equal norm, equal singular values, nothing learnt.
+#
+# Recorded by `peftlab record task-arithmetic`; the base, at scale 0, is asked here.
+
+# %% tags=["heavy"]
+untagged = polyglot.dataset("en", "test", polyglot.UNTAGGED)
+said = list(zip(polyglot.ask(bare, tokenizer, untagged["prompt"]), untagged["number"]))
+share = {
+    t: sum(words == polyglot.words(n, t) for words, n in said) / len(said)
+    for t in polyglot.KNOWN
+}
+at_zero = {"untagged_es": share["es"], "untagged_other": share["en"] + share["fr"]}
+for t in ("es", "en"):
+    at_zero[f"tagged_{t}"] = polyglot.accuracy(bare, tokenizer, t)
+print({name: f"{value:.1%}" for name, value in at_zero.items()})
+
+# %%
+arithmetic = complete(records.load("task-arithmetic"))
+LINES = {
+    "untagged_es": "no tag: right, in Spanish",
+    "untagged_other": "no tag: right, in English or French",
+    "tagged_es": "Spanish with its tag",
+    "tagged_en": "English with its tag",
+}
+
+
+def at(update, scale, column):
+    rows = arithmetic[
+        (arithmetic["update"] == update) & (arithmetic["scale"] == scale)
+    ].sort_values("seed")
+    return list(rows[column])
+
+
+for update in ("update", "control"):
+    for scale in (-1, -0.5, 0.5, 1):
+        cells = (interval(at(update, scale, column)) for column in LINES)
+        print(f"{update:8}{scale:+5.1f}", *(f"{m:8.1%} ± {h:5.1%}" for m, h in cells))
+print(f"{arithmetic['seed'].nunique()} seeds. {records.stamp(arithmetic)}")
+
+# %% tags=["hide-source", "heavy"]
+figures.show(
+    figures.small_multiples(
+        [-1, -0.5, 0, 0.5, 1],
+        {
+            name: {
+                label: [
+                    interval(at(update, scale, column)) if scale else (at_zero[column], 0)
+                    for scale in (-1, -0.5, 0, 0.5, 1)
+                ]
+                for column, label in LINES.items()
+            }
+            for update, name in {"update": "learnt", "control": "shuffled"}.items()
+        },
+        f"Added and taken away: {arithmetic['seed'].nunique()} seeds, 95 % intervals",
+        "scale of the update",
+        "share of the test numbers",
+    ),
+    alt="ALT-ARITHMETIC",
+)
+
+# %% [markdown]
+# READ-ARITHMETIC
+#
+# ## Nobody names the task
+#
+# ### 8. A router
+#
+# {{task-router}}
+#
+# To switch, somebody must say which task it is. Lesson 09 let each adapter answer and took the one that was least unsure. Cheaper is to look at the question first: the base, with
+# all adapters off, turns a sentence into a vector. Write `route(vectors, known)`: `vectors` is `(m, d)`, and `known` a dict from the names of the
+# tasks to vectors of examples, `(k, d)`. Normalise each example; the mean of a task's examples stands for the task; each of the m sentences goes to the task
+# whose mean has the greatest cosine similarity with it. Return the m names.
+
+
+# %%
+def route(vectors, known):
+    """The name of a task for each of the vectors, a list."""
+    ### BEGIN SOLUTION
+    names = list(known)
+    means = torch.stack([F.normalize(v, dim=-1).mean(0) for v in known.values()])
+    alike = F.normalize(vectors, dim=-1) @ F.normalize(means, dim=-1).T
+    return [names[i] for i in alike.argmax(1).tolist()]
+    ### END SOLUTION
+
+
+# %%
+check("task-router", route)
+
+# %% [markdown]
+# A hundred training sentences stand for each domain. Where the answer is known first: the examples themselves, and vectors of noise, of which a third should
+# hit. Then sentences of the test set, and what they score with the adapter your router chose.
+
+# %% tags=["nbval-ignore-output", "heavy"]
+parts = {t: many_tasks.sentences(t, 0) for t in DOMAINS}
+known = {
+    t: pl.lab.embed(rater.encoder, encoder_tokenizer, parts[t]["train"]["text"][:100])
+    for t in DOMAINS
+}
+
+
+def hits(vectors_of):
+    """The share of sentences that go to their own task."""
+    right = [c == t for t, v in vectors_of.items() for c in route(v, known)]
+    return sum(right) / len(right)
+
+
+torch.manual_seed(0)
+noise = {t: torch.randn(100, 384) for t in DOMAINS}
+unseen = {
+    t: pl.lab.embed(rater.encoder, encoder_tokenizer, parts[t]["test"]["text"])
+    for t in DOMAINS
+}
+print(f"examples {hits(known):.1%}, noise {hits(noise):.1%}, unseen {hits(unseen):.1%}")
+routed = {}
+for t in DOMAINS:
+    chosen, right = route(unseen[t], known), 0
+    for other in DOMAINS:
+        mine = [i for i, c in enumerate(chosen) if c == other]
+        if mine:
+            with merging.changed_by(rater, of_domain[other]):
+                right += measure(t, "test", mine)[0] * len(mine)
+    routed[t] = right / len(chosen)
+for name, shares in {"routed": routed, "switched": rated["switched"]}.items():
+    print(f"{name:9}", *(f"{t} {share:5.1%}" for t, share in shares.items()))
+
+# %% tags=["heavy"]
+assert abs(hits(noise) - 1 / 3) < 0.15 < hits(known) - 1 / 3, "noise hits a third"
+assert hits(unseen) > 0.6, "domains look different to the base: look at `route`"
+
+# %% [markdown]
+# READ-ROUTER
+#
+# ## The library
+#
+# The same two languages in `peft`, from your adapters' files. Its updates beside yours, layer by layer: how far apart, as a share of the norm?
+
+# %% tags=["heavy"]
+theirs, _ = pl.lab.load_base("polyglot-350k")
+for t in NEW:
+    folder = pl.save(served, f"{here.name}/{t}", t)
+    if t == NEW[0]:
+        theirs = peft.PeftModel.from_pretrained(theirs, folder, t)
+    else:
+        theirs.load_adapter(folder, t)
+cut_to_8 = layer_by_layer(lambda pair: cut(*add_loras(pair, [1, 1]), 8)[:2])
+yours = {
+    "cat": summed,
+    "svd": {path: B @ A for path, (A, B) in cut_to_8.items()},
+    "linear": mixed_up,
+}
+for kind, mine in yours.items():
+    rank = 8 if kind == "svd" else None
+    how = {"combination_type": kind, "svd_rank": rank}
+    theirs.add_weighted_adapter(NEW, [1.0, 1.0], kind, **how)
+    layers = {path: theirs.get_submodule(f"base_model.model.{path}") for path in mine}
+    made = {path: layer.get_delta_weight(kind) for path, layer in layers.items()}
+    gap = merging.distance(mine, {path: update.detach() for path, update in made.items()})
+    print(f"{kind:7} yours and the library's agree: {gap < 1e-4}")
+    assert gap < 1e-4, f"{kind}: {gap:.1e} of the norm apart"
+
+from peft.utils import merge_utils
+
+for path, stack in stacks.items():
+    gap = (
+        (ties(stack, 0.2) - merge_utils.ties(list(stack), torch.ones(2), 0.2)).abs().max()
+    )
+    assert gap < 1e-5, f"TIES in {path}: {gap:.1e} apart"
+print("TIES    yours and the library's agree: True")
+
+# %% [markdown]
+# `cat` is the sum, `svd` the sum cut to a rank, and `linear` what you wrote. Two things to know before you rely on them. With adapters whose scale is that of rsLoRA the result is
+# scaled once more; and with *one* adapter, whatever type is asked for, `linear` is what runs.
+
+# %% tags=["heavy"]
+inflated, _ = pl.lab.load_base("polyglot-350k")
+stabilised = peft.LoraConfig(r=8, target_modules=["q_proj"], use_rslora=True)
+inflated = peft.get_peft_model(inflated, stabilised, "one")
+inflated.add_adapter("two", stabilised)
+inflated.add_weighted_adapter(["one", "two"], [1.0, 1.0], "cat", combination_type="cat")
+layer = inflated.base_model.model.model.layers[0].self_attn.q_proj
+print(f"rsLoRA, cat of two: the scale of the result is {layer.scaling['cat']:.2f}, not 1")
+assert abs(layer.scaling["cat"] - 16**0.5) < 1e-6, "the root of the new rank"
+
+# %% [markdown]
+# In this course's package the sum is `pl.combine`. It takes adapters of any rank, scale and set of layers, writes a file that `peft` loads, says what a cut lost, and
+# refuses what has no exact sum.
+
+# %% tags=["heavy"]
+pl.combine(served, NEW, [0.5, 0.5], name="mean")
+pl.save(served, f"{here.name}/mean", "mean")
+fresh, _ = pl.lab.load_base("polyglot-350k")
+loaded = peft.PeftModel.from_pretrained(fresh, f"{here.name}/mean").eval()
+text = tokenizer(questions, return_tensors="pt")
+with (
+    torch.no_grad(),
+    merging.changed_by(bare, layer_by_layer(lambda p: added(p, [0.5, 0.5]))),
+):
+    yours_says, loaded_says = (m(**text).logits for m in (bare, loaded))
+gap = (yours_says - loaded_says).abs().max().item()
+print("the file gives your mean in peft:", gap < 1e-3)
+assert gap < 1e-3, f"a logit differs by {gap:.1e}"
+share_lost = pl.combine(served, NEW, name="cut", r=8)
+print(f"cut to rank 8, the sum loses {share_lost:.0%} of its norm, over all layers")
+assert 0 < share_lost < max(lost.values()) + 1e-6, "between nothing and the worst layer"
+
+from peftlab.methods import DoRA
+
+pl.attach(served, DoRA, ["q_proj"], name="dora")
+try:
+    pl.combine(served, ["it", "dora"], name="no")
+except ValueError as error:
+    print(error)
+else:
+    raise AssertionError("a DoRA has no exact sum with a LoRA, and must be refused")
+
+# %% [markdown]
+# READ-LIBRARY
+#
+# ## Read the result
+#
+# READ-ALL
