@@ -12,7 +12,7 @@ import torch
 
 from peftlab.adapter import FullFineTuning
 from peftlab.attach import put_on
-from peftlab.layers import adapted, unwrapped
+from peftlab.layers import adapted, ends_in, unwrapped
 from peftlab.methods import DoRA, LoRA, PiSSA
 from peftlab.switch import all_or_nothing, known, refuse_if_merged
 
@@ -29,12 +29,12 @@ def combine(model, adapters, weights=None, name="combined", r=None):
     of layers trained along, adapters that are merged; and for names, weights or an `r` that make no sense.
     """
     whole = unwrapped(model)
-    weights = _weights(whole, adapters, weights)
+    weighted = _weighted(whole, adapters, weights)
     if r is not None and (type(r) is not int or r < 1):
         raise ValueError(f"r is the rank to cut to, a whole number from 1 up, and not {r!r}")
     layers, sums = [], {}
     for path, layer in adapted(whole):
-        here = [(weight, layer.adapters[one]) for one, weight in zip(adapters, weights) if one in layer.adapters]
+        here = [(weight, layer.adapters[one]) for one, weight in weighted if one in layer.adapters]
         if here:
             layers.append((path, layer))
             sums[path] = _stacked(here)
@@ -47,8 +47,8 @@ def combine(model, adapters, weights=None, name="combined", r=None):
     return math.sqrt(off / total) if total else 0.0
 
 
-def _weights(model, adapters, weights):
-    """One number for each adapter; ValueError or TypeError where a name, a number or an adapter does not do."""
+def _weighted(model, adapters, weights):
+    """[(name, weight)]; ValueError or TypeError where a name, a number or an adapter does not do."""
     if isinstance(adapters, str):
         raise TypeError(f"combine wants a list of names and got the single name {adapters!r}: write [{adapters!r}]")
     adapters = known(model, list(adapters), "combine")
@@ -64,7 +64,7 @@ def _weights(model, adapters, weights):
         raise ValueError(f"a weight is {bad[0]}: give a finite number for each adapter")
     for one in adapters:
         _refuse(model, one)
-    return weights
+    return list(zip(adapters, weights))
 
 
 def _refuse(model, name):
@@ -111,8 +111,9 @@ def _put(model, layers, sums, name):
     """A LoRA of these ranks on these layers, with a scale of one, filled."""
     ranks = {path: len(A) for path, (A, _) in sums.items()}
     [(r, _)] = Counter(ranks.values()).most_common(1)
-    others = {path: ranks[path] for path in sorted(ranks, key=len, reverse=True) if ranks[path] != r}   # a longer path ends in a shorter
-    options = {"r": r, "lora_alpha": r, "rank_pattern": others, "alpha_pattern": others}
+    odd = [path for path in ranks if ranks[path] != r]       # first the longer of two paths of which one ends in the other
+    pattern = {path: ranks[path] for path in sorted(ranks, key=len, reverse=True) if ends_in(path, odd)}
+    options = {"r": r, "lora_alpha": r, "rank_pattern": pattern, "alpha_pattern": pattern}
     put_on(model, LoRA, layers, [], name, options, (LoRA, list(ranks), options))
     for path, layer in layers:
         adapter, (A, B) = layer.adapters[name], sums[path]

@@ -100,6 +100,32 @@ def test_a_sum_can_be_added_merged_and_trained_like_any_other():
     assert all(p.grad is None for p in tensors(model, "b").values()), "the source is left alone"
 
 
+def test_a_layer_whose_name_ends_in_another_s_keeps_its_own_rank(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.inner = nn.Linear(6, 6), nn.ModuleDict({"q": nn.Linear(6, 6)})
+
+        def forward(self, x):
+            return self.inner["q"](self.q(x))
+
+    def made():
+        torch.manual_seed(0)
+        return Net()
+
+    model, x = made(), numbers("x", (3, 6))
+    pl.attach(model, LoRA, ["q"], name="both", r=2)
+    pl.attach(model, LoRA, "q", name="outer", r=3)
+    for name in ("both", "outer"):
+        fill(tensors(model, name), name)
+    pl.use(model, "both", "outer")
+    wanted = model(x)
+    pl.combine(model, (name for name in ("both", "outer")))          # a generator is as good as a list
+    assert torch.allclose(model(x), wanted, atol=EXACT)
+    assert [len(layer.adapters["combined"].lora_A) for _, layer in adapted(model)] == [5, 2]
+    assert torch.allclose(pl.load(made(), pl.save(model, tmp_path, "combined"))(x), wanted, atol=EXACT)
+
+
 def test_convolutions_are_added_too():
     class Net(nn.Module):
         def __init__(self):
