@@ -348,9 +348,8 @@ for name, accuracy in scored.items():
 
 # %% tags=["heavy"]
 assert abs(merging.cosine(updates["it"], updates["pt"])) < 0.2, "nearly at right angles"
-assert scored["Italian alone"]["it"] == alone["it"], (
-    "an update in the weights: see `both`"
-)
+gap = abs(scored["Italian alone"]["it"] - alone["it"])
+assert gap < 0.02, "in the weights an update does what its adapter does"
 for name in ("sum", "mean"):
     assert max(scored[name].values()) < 0.6, f"{name}: it is expected to destroy both"
 
