@@ -754,6 +754,8 @@ for update in ("update", "control"):
     for scale in (-1, -0.5, 0.5, 1):
         cells = (interval(at(update, scale, column)) for column in LINES)
         print(f"{update:8}{scale:+5.1f}", *(f"{m:8.1%} ± {h:5.1%}" for m, h in cells))
+each = (f"{value:.0%}" for value in at("update", -0.5, "tagged_es"))
+print("Spanish with its tag at -0.5, seed by seed:", *each)
 print(f"{arithmetic['seed'].nunique()} seeds. {records.stamp(arithmetic)}")
 
 # %% tags=["hide-source", "heavy"]
@@ -774,11 +776,27 @@ figures.show(
         "scale of the update",
         "share of the test numbers",
     ),
-    alt="ALT-ARITHMETIC",
+    alt="Two panels over the scale from -1 to 1. Left, the learnt update: above zero every untagged answer is Spanish; below zero hardly any is, Spanish "
+    "with its tag falls, with a wide interval at -0.5, and at -1 English with its tag has fallen too. Right, the shuffled control: all four lines are flat.",
 )
 
+# %%
+for column in ("tagged_es", "tagged_en"):
+    for scale in (-1, -0.5, 0.5, 1):
+        assert min(at("control", scale, column)) > 0.9, "the control takes nothing away"
+assert min(at("update", 0.5, "untagged_es")) > 0.9, "added, it is always Spanish"
+assert max(at("update", -0.5, "untagged_es")) < 0.2, "taken away, hardly ever"
+assert min(at("update", -0.5, "tagged_en")) > 0.9, "and English is untouched"
+assert max(at("update", -1, "tagged_es")) < 0.3, "at full scale Spanish itself is gone"
+assert interval(at("update", -1, "tagged_en"))[0] < 0.9, "and English suffers"
+
 # %% [markdown]
-# READ-ARITHMETIC
+# Added at half of its strength, the update makes every untagged answer Spanish, and costs nothing else. Taken away at half of its strength, it leaves hardly any, and the model still answers, rightly,
+# in its other languages. That is unlearning, and the control, as large and shuffled, does none of it.
+#
+# But *what* was unlearnt, the habit or the language? Look at Spanish with its tag, seed by seed: in some runs nearly all of it is left, in others next to nothing. Nobody chose; the training never
+# told the two apart. And this is where it breaks: at full strength Spanish is gone in every run, with its tag too, and English and French, which nobody meant, go along. At full strength *added*
+# English suffers as well: the adapter was never asked to keep it (lesson 09).
 #
 # ## Nobody names the task
 #
