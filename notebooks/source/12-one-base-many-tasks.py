@@ -791,11 +791,11 @@ assert max(at("update", -1, "tagged_es")) < 0.3, "at full scale Spanish itself i
 assert interval(at("update", -1, "tagged_en"))[0] < 0.9, "and English suffers"
 
 # %% [markdown]
-# Added at half of its strength, the update makes every untagged answer Spanish, and costs nothing else. Taken away at half of its strength, it leaves hardly any, and the model still answers, rightly,
+# Added at half of its strength, the update makes every untagged answer Spanish, and costs nothing else. Taken away at half of its strength, it leaves hardly any Spanish among them, and the model still answers, rightly,
 # in its other languages. That is unlearning, and the control, as large and shuffled, does none of it.
 #
 # But *what* was unlearnt, the habit or the language? Look at Spanish with its tag, seed by seed: in some runs nearly all of it is left, in others next to nothing. Nobody chose; the training never
-# told the two apart. And this is where it breaks: at full strength Spanish is gone in every run, with its tag too, and English and French, which nobody meant, go along. At full strength *added*
+# told the two apart. And this is where it breaks: at full strength Spanish is gone in every run, with its tag too, and some of English, which nobody meant, goes along. At full strength *added*
 # English suffers as well: the adapter was never asked to keep it (lesson 09).
 #
 # ## Nobody names the task
