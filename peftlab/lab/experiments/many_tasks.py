@@ -38,14 +38,15 @@ WAYS = {
 
 
 def plan(toy=False):
-    """At the other learning rates than the main one: one seed, to choose by its validation score."""
-    return [
-        {"world": world, "way": way, "lr": lr, "steps": 3 if toy else STEPS[world], "seed": seed}
+    """Last come the other learning rates, on one seed, to see by the validation score that the main one lies between."""
+    main = [
+        {"world": world, "way": way, "lr": MAIN[world], "steps": 3 if toy else STEPS[world], "seed": seed}
         for seed in range(1 if toy else 6)
         for world in TASKS
-        for lr in ([MAIN[world]] if toy or seed else RATES[world])
-        for way in (WAYS[world][:2] if toy else WAYS[world] if lr == MAIN[world] else ["switch"])
+        for way in WAYS[world][: 2 if toy else None]
     ]
+    others = [(world, lr) for world in TASKS for lr in RATES[world] if lr != MAIN[world] and not toy]
+    return main + [{"world": world, "way": "switch", "lr": lr, "steps": STEPS[world], "seed": 0} for world, lr in others]
 
 
 # ---- two models, one way to train and to measure
