@@ -67,23 +67,23 @@ relatives = Question(
     points=0,
     minutes=1,
     question="Three adapters on one encoder, under one head, tell praise from blame: one learnt it on film reviews, one on product "
-    "reviews, one on tweets. You average the three updates. How does the average do on all three domains, beside the best single adapter?",
+    "reviews, one on tweets. Their updates, too, stand at right angles. You average the three. How well does the average do on all three domains?",
     options={
         "a": (
-            "worse: an average of three specialists is no specialist",
-            "Each learnt its own domain. What of it is about films, and what is about praise?",
+            "no better than chance, as with the two languages: what was trained apart can't be merged",
+            "The languages have different answers to the same question. Have film reviews and tweets?",
         ),
         "b": (
-            "the same: at a third of its strength each changes next to nothing",
-            "What the three have in common adds up to full strength again. Which part of an update is it that gets smaller?",
+            "as the base without any adapter: at a third of its strength each changes next to nothing",
+            "Suppose that the three have something in common. What becomes of a common part when three thirds of it are added?",
         ),
         "c": (
-            "better: what they share adds up, what is each one's own gets smaller",
-            "It may be so where the tasks are relatives; whether they are is seen by measuring.",
+            "well above the base, and about as the best single adapter or as switching",
+            "What the three have in common adds up to full strength; what is each one's own gets smaller, and so does what it spoils elsewhere.",
         ),
         "d": (
-            "as the two languages did: whatever is trained apart can't be merged",
-            "The languages have different answers to the same question. Have film reviews and tweets?",
+            "clearly above the best single adapter: three know more than one",
+            "In a single run it may come out so. What would you want to see before you say clearly?",
         ),
     },
     right="c",
