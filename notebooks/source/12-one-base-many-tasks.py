@@ -774,6 +774,7 @@ def at(update, scale, column):
     return list(rows[column])
 
 
+print("scale, then:", *LINES.values(), sep="  |  ")
 for update in ("update", "control"):
     for scale in (-1, -0.5, 0.5, 1):
         cells = (interval(at(update, scale, column)) for column in LINES)
