@@ -18,7 +18,9 @@ from peftlab.virtual_tokens import on
 def merge(model):
     """Bake the active adapters into the weights (computed in float32) and switch them off; a copy of what was is kept.
 
-    Raises ValueError, and changes nothing, if an active adapter is not affine or a weight is shared with other layers.
+    What it merges into is the weights the model has. Those in 4 bits can hold no update: nf4.dequantize_model comes first.
+    Raises ValueError, and changes nothing, if an active adapter is not affine, a weight is shared with other layers, or
+    stored in fewer bits than a number has.
     """
     model = unwrapped(model)
     names = known(model, model.switch.active if switch_of(model) else (), "merge")
@@ -98,11 +100,12 @@ def _merged(path, layer, adapters):
 
 def _merged_linear(path, layer, adapters):
     if layer._parameters.get("weight") is None:
-        raise ValueError(f"{path} stores its weight in 4 bits, which cannot hold what an adapter adds: attach to the "
-                         "base it was made from and merge there, and measure again, for that is another model")
+        raise ValueError(f"{path} stores its weight in 4 bits, which cannot hold what an adapter adds: say into what to merge. "
+                         "nf4.dequantize_model(model), then merge: into what these bits stand for, which the adapter was trained "
+                         "beside. Into the base from before quantization, or quantized again, it is another model: measure")
     if not layer.weight.is_floating_point():
-        raise ValueError(f"{path} stores its weight as {layer.weight.dtype}, which cannot hold what an adapter adds: merge into "
-                         "the base that it was quantized from")
+        raise ValueError(f"{path} stores its weight as {layer.weight.dtype}, which cannot hold what an adapter adds: "
+                         "dequantize the model first. Into the base it was quantized from it is another model: measure")
     conv = is_conv1d(layer)
     W = (layer.weight.T if conv else layer.weight).float()                            # (d_out, d_in)
     b = W.new_zeros(len(W)) if layer.bias is None else layer.bias.float()             # (d_out,)

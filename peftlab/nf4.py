@@ -2,6 +2,8 @@
 
 A weight w is stored as the number of the level nearest to w / max|block|: 4 bits, and 32 bits a block for the maximum,
 0.5 bit a weight. Double quantisation stores the maxima themselves in 8 bits, 256 to a scale, 0.127 bit a weight.
+Levels, codes, their order in a byte and double quantisation are those of bitsandbytes, whose numbers tests/golden holds, but in
+a block of zeros: it divides zero by zero there and stores the level -1, which double quantisation then makes not quite zero.
 The base is frozen; adapters on it compute in float32 and see the weight it really uses.
 """
 import torch
@@ -24,19 +26,29 @@ def levels():
     return (every / every.max()).float()                                              # (16,)
 
 
-def quantize(W, block=BLOCK):
-    """`W` of any shape as (codes, absmax): uint8 numbers of levels, one a weight, and the maximum of each block.
+def dynamic_levels():
+    """The 256 levels in (-1, 1] of bitsandbytes' dynamic 8-bit code, which lie the closer the smaller they are.
 
-    Both are flat; the last block is filled up with zeros.
+    Zero, one, and of either sign the middles of 2^i equal parts of [0.1, 1], times 10^(i - 6), for i from 0 to 6.
+    """
+    ends = [torch.linspace(0.1, 1, 2**i + 1) for i in range(7)]
+    up = torch.cat([10.0 ** (i - 6) * (e[:-1] + e[1:]) / 2 for i, e in enumerate(ends)])
+    return torch.cat([-up, up, torch.tensor([0.0, 1.0])]).sort().values               # (256,)
+
+
+def quantize(W, block=BLOCK, levels=levels):
+    """`W` of any shape as (codes, absmax): uint8 numbers of levels, one a weight, and the largest |w| of each block.
+
+    Both are flat, in the order of the rows; the last block may be shorter. `levels` gives the levels, ascending.
     """
     flat = F.pad(W.detach().float().flatten(), (0, -W.numel() % block)).view(-1, block)         # (blocks, block)
     absmax = flat.abs().amax(1)                                                                 # (blocks,)
     scaled = flat / absmax.clamp(min=1e-30)[:, None]
-    edges = (levels()[1:] + levels()[:-1]) / 2                                                  # (15,) halfway
+    edges = (levels()[1:] + levels()[:-1]) / 2                                                  # halfway
     return torch.bucketize(scaled, edges.to(scaled.device)).to(torch.uint8).flatten()[:W.numel()], absmax
 
 
-def dequantize(codes, absmax, shape, block=BLOCK):
+def dequantize(codes, absmax, shape, block=BLOCK, levels=levels):
     """The weight that (codes, absmax) stand for, float32, of `shape`."""
     values = levels().to(codes.device)[codes.int()]
     values = F.pad(values, (0, -len(values) % block)).view(-1, block) * absmax[:, None]
@@ -44,7 +56,7 @@ def dequantize(codes, absmax, shape, block=BLOCK):
 
 
 def pack(codes):
-    """Two codes to a byte."""
+    """Two codes to a byte, the first of them in its high four bits."""
     codes = F.pad(codes, (0, len(codes) % 2))
     return codes[::2] << 4 | codes[1::2]
 
@@ -64,22 +76,20 @@ class NF4Linear(nn.Linear):
         self.register_buffer("packed", pack(codes))                                   # (d_out d_in / 2,) uint8
         if double:
             self.register_buffer("mean", absmax.mean())
-            rest = F.pad(absmax - self.mean, (0, -len(absmax) % DOUBLE_BLOCK)).view(-1, DOUBLE_BLOCK)
-            self.register_buffer("scale", rest.abs().amax(1) / 127)                   # (blocks / 256,)
-            eighths = (rest / self.scale.clamp(min=1e-30)[:, None]).round().to(torch.int8)
-            self.register_buffer("absmax", eighths.flatten()[:len(absmax)])           # (blocks,) int8
+            eighths, scale = quantize(absmax - self.mean, DOUBLE_BLOCK, dynamic_levels)
+            self.register_buffer("scale", scale)                                      # (blocks / 256,)
+            self.register_buffer("absmax", eighths)                                   # (blocks,) uint8
         else:
             self.register_buffer("absmax", absmax)                                    # (blocks,) float32
-        self.double = double
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        self.register_parameter("bias", bias)
 
     @property
     def weight(self):
         """The weight this layer computes with, (d_out, d_in)."""
         absmax = self.absmax
-        if self.double:
-            scale = self.scale.repeat_interleave(DOUBLE_BLOCK)[:len(absmax)]
-            absmax = absmax * scale + self.mean
+        if "mean" in self._buffers:                          # double quantisation
+            absmax = dequantize(absmax, self.scale, absmax.shape, DOUBLE_BLOCK, dynamic_levels) + self.mean
         codes = unpack(self.packed, self.out_features * self.in_features)
         return dequantize(codes, absmax, (self.out_features, self.in_features))
 
@@ -121,4 +131,20 @@ def quantize_model(model, target_modules="all-linear", double=True):
     for path, layer in found:
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, NF4Linear(layer, double))
+    return model
+
+
+def dequantize_model(model):
+    """Turn every NF4Linear into an ordinary linear layer, in place, with the weight it computed with; returns the model.
+
+    Adapters stay on and give what they gave: they were trained beside this weight, so it is what `merge` should merge into.
+    The weight from before quantisation does not come back.
+    """
+    for layer in model.modules():
+        if isinstance(layer, NF4Linear):
+            W = layer.weight
+            for name in list(layer._buffers):
+                delattr(layer, name)
+            layer.__class__ = nn.Linear                      # the same object, so that hooks and adapters stay where they are
+            layer.weight = nn.Parameter(W, requires_grad=False)
     return model

@@ -11,6 +11,7 @@ class Switch:
         self.active = ()                                     # names, in the order in which they run
         self.rows = None                                     # inside `mix`: one name (or None) per example
         self.batch = None                                    # inside `mix` and a forward pass: how many rows it has
+        self.searching = False                               # inside `mix` and `generate`, which may repeat examples
         self.merged = ()                                     # names that are baked into the weights
         self.inserted = None                                 # where virtual tokens stand in this forward pass
         self.recipe = {}                                     # name -> (method, target_modules, options)
@@ -39,10 +40,10 @@ def running(layer, n):
 
 
 def name_of_each_row(switch, n):
-    """One name per row of a batch of n, where beam search repeats each example n / len(rows) times."""
+    """One name per row of a batch of n; inside `generate`, beams repeat each example n / len(rows) times."""
     rows = switch.rows
     batch = len(rows) if switch.batch is None else switch.batch
-    if batch % len(rows):
+    if batch != len(rows) and (batch % len(rows) or not switch.searching):
         raise ValueError(f"mix got {len(rows)} names for a batch of {batch} rows: give one name, or None, per example")
     if n != batch:
         raise ValueError(f"what enters this layer has {n} rows and the batch has {batch}: which of them belong to which example "

@@ -1,6 +1,7 @@
 """Switch adapters on, mix them in one batch, and say what is trained."""
 import inspect
 from contextlib import contextmanager
+from functools import wraps
 
 import torch
 
@@ -49,11 +50,37 @@ def mix(model, rows):
     handles = (model.register_forward_pre_hook(_count_rows, with_kwargs=True, prepend=True),
                model.register_forward_hook(_forget_rows, always_call=True))
     try:
-        yield
+        with _searches_noted(model):
+            yield
     finally:
         model.switch.rows = outer
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _searches_noted(model):
+    """Inside, the switch knows whether `generate` runs: only there may a batch be a multiple of the names given."""
+    generate, own = getattr(model, "generate", None), "generate" in vars(model)
+    if generate is None:
+        yield
+        return
+
+    @wraps(generate)
+    def noted(*args, **kw):
+        model.switch.searching = True
+        try:
+            return generate(*args, **kw)
+        finally:
+            model.switch.searching = False
+
+    model.generate = noted
+    try:
+        yield
+    finally:
+        del model.generate
+        if own:
+            model.generate = generate
 
 
 def _count_rows(model, args, kw):

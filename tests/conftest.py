@@ -39,7 +39,8 @@ MUTANTS = "tests/classroom/test_checks.py::test_no_mechanical_mutant_is_accepted
 TOGETHER = {"tests/methods/test_methods_page.py": "tests/methods/test_ladder.py"}  # the page holds what the ladder found
 LONGEST = (  # first, so that no worker is left with one of them at the end
     "tests/methods/test_ladder.py", "tests/classroom/test_grade.py", "tests/notebooks/test_lessons.py", "notebooks/",
-    "tests/notebooks/test_nbgrader.py", "tests/classroom/test_load.py", MUTANTS,
+    "tests/notebooks/test_other_answers.py", "tests/classroom/test_whole_way.py", "tests/notebooks/test_nbgrader.py",
+    "tests/classroom/test_load.py", "tests/classroom/test_checks.py",
 )  # fmt: skip
 
 

@@ -221,3 +221,10 @@ board()
 #
 # Sources: MiniLM, [arXiv:2002.10957](https://arxiv.org/abs/2002.10957); sentence embeddings,
 # [arXiv:1908.10084](https://arxiv.org/abs/1908.10084); SmolLM2, [arXiv:2502.02737](https://arxiv.org/abs/2502.02737).
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# Two results of this page pull apart: what was nearest to the sentence about the bank, and what was nearest to the question
+# about money back. What did you see in each? From the second somebody concludes: *the model only compares words.* What would you
+# have to see, on which questions, to agree?

@@ -686,7 +686,10 @@ for goal, value in settings.items():
         pl.attach(shape, LoRA, ["query", "value"], r=value, modules_to_save=HEAD)
         what, alone = f"LoRA r={value}", 24 * 2 * count_lora(1024, 1024, value)
     else:
-        how = {"reduction_factor": 1024 / value, "modules_to_save": HEAD}
+        how = {
+            "reduction_factor": 1024 / (value + 0.5),
+            "modules_to_save": HEAD,
+        }  # d // this
         pl.attach(shape, Pfeiffer, END_OF_BLOCK, **how)
         what, alone = f"adapter m={value}", 24 * count_bottleneck(1024, value)
     trained = pl.count(shape).trainable
@@ -1199,3 +1202,9 @@ CLAIMS.assign(verdict=list(verdicts.values()))
 # [arXiv:2106.09685](https://arxiv.org/abs/2106.09685); the adapter used here,
 # [arXiv:2005.00247](https://arxiv.org/abs/2005.00247); one that finds LoRA slower than expected,
 # [arXiv:2507.08833](https://arxiv.org/abs/2507.08833).
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# *Memory falls in proportion to the trainable parameters.* By how much did the one fall here and by how much the other, and which
+# parts of the budget made the difference? What would you have to measure, and with which result, to agree with the sentence after all?

@@ -746,3 +746,9 @@ assert control > 1e-2, "the updates change nothing: the comparison shows nothing
 # Sources: Eckart and Young, Psychometrika 1936; LoRA, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685); random subspaces,
 # [arXiv:1804.08838](https://arxiv.org/abs/1804.08838); intrinsic dimension of language models,
 # [arXiv:2012.13255](https://arxiv.org/abs/2012.13255). Sentences and ratings: Hutto and Gilbert, ICWSM 2014. The photograph: US Navy, public domain, from matplotlib.
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# You cut two updates down to rank eight. What became of the films, what of Turkish, and could you have known it from the explained
+# variance? Give your explanation in a sentence. Which further run, with which result, would show you that it is wrong?

@@ -1113,3 +1113,10 @@ print("merged and unmerged, the base is back bit for bit:", back)
 #
 # Sources: LoRA, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685). The library: `peft`, Apache-2.0. The sentences: Hutto and
 # Gilbert, ICWSM 2014. The course's own LoRA is one screen long: `peftlab/methods/lora.py`.
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# You raised the rank, left `alpha` as it was, and the run came no further. A friend reads your numbers and says: *so a higher rank
+# does not help.* What else did you see, in the norms and in the lines below, that belongs beside this sentence? Which comparison, with which result,
+# would make you agree with your friend?

@@ -1022,3 +1022,9 @@ assert gap < 1e-3, "a linear adapter is a LoRA with a bias"
 #
 # Sources: Houlsby, [arXiv:1902.00751](https://arxiv.org/abs/1902.00751); Pfeiffer and AdapterFusion, [arXiv:2005.00247](https://arxiv.org/abs/2005.00247); parallel adapters,
 # [arXiv:2110.04366](https://arxiv.org/abs/2110.04366). The claims on sizes: [arXiv:2308.07282](https://arxiv.org/abs/2308.07282). Sentences: Hutto and Gilbert, ICWSM 2014. The libraries: `adapters` and `peft`, both Apache-2.0.
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# Three rows learnt Italian with as many trainable parameters: LoRA, Houlsby's adapter, and the same without its non-linearity. What did you see, and
+# what was the third row for? Which result, on which task, would make you say that the non-linearity is worth what it costs?

@@ -838,3 +838,9 @@ assert ours == length, "here: for the text alone"
 #
 # Sources: prompt tuning, [arXiv:2104.08691](https://arxiv.org/abs/2104.08691); P-tuning, [arXiv:2103.10385](https://arxiv.org/abs/2103.10385); prefix tuning, [arXiv:2101.00190](https://arxiv.org/abs/2101.00190); LLaMA-Adapter,
 # [arXiv:2303.16199](https://arxiv.org/abs/2303.16199); what a prefix can't do, [arXiv:2310.19698](https://arxiv.org/abs/2310.19698), and what it can, [arXiv:2402.14753](https://arxiv.org/abs/2402.14753). The library: `peft`, Apache-2.0.
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# *A prefix cannot change attention patterns.* What did you see with one block, what with two, and how can both be so? Which result, in which layer,
+# would make you give up the sentence for one layer as well?

@@ -860,3 +860,9 @@ assert counts[1] == counts[0], "no bias, nothing added"
 #
 # Sources: BitFit, [arXiv:2106.10199](https://arxiv.org/abs/2106.10199); (IA)³, [arXiv:2205.05638](https://arxiv.org/abs/2205.05638);
 # tuning of norms, [arXiv:2312.11420](https://arxiv.org/abs/2312.11420). Sentences and ratings: Hutto and Gilbert, ICWSM 2014. The library: `peft`, Apache-2.0.
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# Somebody reads the mean accuracies on film sentences and writes: *BitFit is on par with full fine-tuning.* What did you see in your verdicts and beside
+# them that keeps you from writing it? Which result, by which margin, would let you?

@@ -784,3 +784,10 @@ assert opposite < 1e-3 < same, "one file, two rotations"
 #
 # Sources: He et al., [arXiv:2110.04366](https://arxiv.org/abs/2110.04366); SSF, [arXiv:2210.08823](https://arxiv.org/abs/2210.08823);
 # each method's paper stands at the head of its file in `peftlab/methods/`. The library: `peft`, Apache-2.0.
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# Choose two methods and two of the four tasks such that the order of the methods turns round. What did you see, and what does it have to do with
+# the shape of the updates and with the number of parameters? Now a real task comes along, with an update nobody planted: what would you find out first,
+# and which result would make you choose the one, and which the other?

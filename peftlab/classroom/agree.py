@@ -1,4 +1,4 @@
-"""nbgrader's autograde keeps the marks of `peftlab grade`: its two steps that run answers and give points, changed.
+"""Steps of nbgrader's own, changed: autograde keeps the marks of `peftlab grade`, and feedback holds no sample answers.
 
 The config that `peftlab course` writes names them. Where `peftlab grade` has graded the very notebook that was handed in,
 nothing of it runs again; its marks and comments are what the gradebook, the formgrader and the feedback show. Any other
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from nbformat.v4 import new_output
 from nbgrader.coursedir import CourseDirectory
-from nbgrader.preprocessors import Execute, SaveAutoGrades
+from nbgrader.preprocessors import DeduplicateIds, Execute, NbGraderPreprocessor, SaveAutoGrades
 
+from . import written
 from .gradebook import Marks
 from .submissions import read
 
@@ -27,6 +28,27 @@ def kept(step, resources):
     with Marks(at["db_url"]) as marks:
         row = marks.row(at["student"], at["assignment"])
     return row["results"] if row and row["hash"] == hash and row["results"].get("keys") else None
+
+
+class OneOfEach(DeduplicateIds):
+    """Of cells with one name the last counts, as nbgrader has it; but a cell that is out of order ends no run.
+
+    nbgrader stops for the whole class where one submission has a cell twice, or metadata of another version.
+    """
+
+    def preprocess(self, nb, resources):
+        self._tidy(nb)
+        nb, resources = super().preprocess(nb, resources)
+        self._tidy(nb)  # of a cell that was there twice nbgrader leaves metadata without a name
+        return nb, resources
+
+    def _tidy(self, nb):
+        for cell in nb.cells:
+            found = cell.metadata.get("nbgrader")
+            if isinstance(found, dict) and isinstance(found.get("grade_id"), str):
+                found["schema_version"] = 3
+            else:
+                cell.metadata.pop("nbgrader", None)
 
 
 class RunUnlessGraded(Execute):
@@ -56,3 +78,12 @@ class KeepMarks(SaveAutoGrades):
         with Marks(at["db_url"]) as marks:
             marks.restore(at["student"], at["assignment"])
         return nb, resources
+
+
+class HideRubrics(NbGraderPreprocessor):
+    """Takes rubrics and sample answers out of what a student gets back; the formgrader shows them to the teacher."""
+
+    def preprocess_cell(self, cell, resources, index):
+        if written.is_question(cell):
+            cell.source = written.without_rubric(cell.source)
+        return cell, resources

@@ -10,6 +10,7 @@ A writer puts in prose and code only; what can be known from the exercise is add
 - The header ends in a link to the glossary.
 - A cell tagged `heavy` (`# %% tags=["heavy"]`) takes more than a few seconds; grading leaves it out.
 - A cell tagged `hide-source` only draws: JupyterLab folds its code away, one click from view.
+- A Markdown cell tagged `written` asks what a person marks: a cell for the answer follows (see `written`).
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import nbformat
 
+from . import written
 from .exercise import Question, find
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -89,7 +91,7 @@ def complete(name, source=None):
             cell.source = re.sub(r"\{\{([\w-]+)\}\}", lambda m: headline(find(m[1])), cell.source)
             if not cells:
                 cell.source += f"\n\n{GLOSSARY}: every term that stands in bold, in a sentence."
-            cells.append(cell)
+            cells += written.cells(name, cell.source) if written.TAG in tags else [cell]
             continue
         asked, checked = PREDICT.search(cell.source), CHECK.search(cell.source)
         if asked:
@@ -103,7 +105,8 @@ def complete(name, source=None):
                 solution.metadata["nbgrader"] = nbgrader(exercise.id + (f"-{i + 1}" if i else ""), solution=True)
             open_solutions = []
             if exercise.points:
-                hidden = f'check("{exercise.id}", {answer}, seed=1).grade()'
+                most = exercise.points if exercise.parts else ""  # nbgrader reads points out of the cell only where there are parts
+                hidden = f'check("{exercise.id}", {answer}, seed=1).grade({most})'
                 cell.source += f"\n### BEGIN HIDDEN TESTS\n{hidden}\n### END HIDDEN TESTS"
                 cell.metadata["nbgrader"] = nbgrader(f"{exercise.id}-check", points=exercise.points)
             if exercise.hints:

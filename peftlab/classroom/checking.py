@@ -13,6 +13,7 @@ import torch
 
 from . import progress
 from .compare import difference
+from .credit import SEEDS, earned
 from .exercise import NotAttempted, Question, Unexpected, find
 from .relations import explain as related
 from .relations import raised, together
@@ -27,7 +28,7 @@ class Result:
 
     `.kind` says how a wrong answer was explained: "named" (a known mistake, or two), "related" (by what it has to do with
     the right one), "behaves" (by where or when it is wrong), "raised" (it stopped with an error), "numbers" (not at all:
-    what was seen and what was expected).
+    what was seen and what was expected). `.points`: of the exercise's own; all, none, or those of the parts that are right.
     """
 
     exercise: str
@@ -35,17 +36,29 @@ class Result:
     message: str = ""
     slip: str | None = None
     kind: str = ""
+    points: float = 0
 
     def __bool__(self):
         return self.state == "correct"
 
-    def grade(self):
-        """For grading cells: show the card, and raise AssertionError with the message unless the answer is correct."""
+    def grade(self, most=None):
+        """For grading cells: show the card. Raises AssertionError with the message for an answer that earns nothing.
+
+        Returns None for a correct one, and for one that is right in part its points, of `most` (default: the exercise's
+        own): nbgrader reads a cell's last value as partial credit.
+        """
         from IPython.display import display
 
         display(self)
-        if not self:
+        if self:
+            return None
+        if not self.points:
             raise AssertionError(f"{self.exercise}: {self.state}. {self.message}")
+        return self.worth(most) if most else self.points
+
+    def worth(self, most):
+        """Its points where the exercise is worth `most`."""
+        return most if self else round(most * self.points / find(self.exercise).points, 4) if self.points else 0
 
     def __repr__(self):
         mark = CARDS[self.state][0]
@@ -89,21 +102,29 @@ def judge(exercise, answer, seed):
         seen = observations(exercise, answer, seed)
     except NotAttempted:
         return Result(exercise.id, "not attempted", _todo(exercise))
-    return verdict(exercise, seen, seed, lambda: further(exercise, answer, seed, seen))
+    return verdict(exercise, seen, seed, lambda: further(exercise, answer, seed, seen), lambda: later(exercise, answer, seed))
 
 
-def verdict(exercise, seen, seed, looks=dict):
+def verdict(exercise, seen, seed, looks=dict, after=list):
     """The result for what an answer was observed to do with the inputs drawn from `seed`.
 
     `looks()` gives what was seen on further looks (`relations.further`); it is asked only where no slip explains the answer.
+    `after()` gives what was seen on the inputs of the seeds after this one (`later`): without them nothing is right in part.
     """
-    expected = _reference(exercise.id, seed)
-    wrong = _first_difference(seen, expected)
+    wrong = _first_difference(seen, _reference(exercise.id, seed))
     if wrong is None:
-        return Result(
-            exercise.id, "correct", exercise.options[exercise.right][1] if isinstance(exercise, Question) else ""
-        )
-    case, what, gap = wrong
+        told = exercise.options[exercise.right][1] if isinstance(exercise, Question) else ""
+        return Result(exercise.id, "correct", told, points=exercise.points)
+    result = _explained(exercise, seen, seed, looks, *wrong)
+    if exercise.parts:
+        result.points, told = earned(exercise, seed, [seen, *after()])
+        result.message += f"\n{told}" * bool(told)
+    return result
+
+
+def _explained(exercise, seen, seed, looks, case, what, gap):
+    """The result for a wrong answer, from where it was first seen to be wrong: which mistake it is, if that can be told."""
+    expected = _reference(exercise.id, seed)
     if slip := name_slip(exercise, seen, seed):
         lines = [slip.message]
         if not isinstance(exercise, Question):
@@ -162,6 +183,14 @@ def observations(exercise, answer, seed, again=0, most=None, only=None):
             except Exception as e:  # noqa: BLE001 - whatever the learner's code raises
                 out.append({"error": type(e).__name__, "told": raised.explain(e, exercise)})
     return out
+
+
+def later(exercise, answer, seed):
+    """What is seen on the inputs of the seeds after `seed`, for an exercise with parts; nothing for any other."""
+    try:
+        return [observations(exercise, answer, seed + k) for k in range(1, SEEDS)] if exercise.parts else []
+    except NotAttempted:
+        return []
 
 
 @contextmanager

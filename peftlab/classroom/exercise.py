@@ -52,6 +52,22 @@ class Slip:
     answer: Any
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of an exercise that is worth something by itself.
+
+    `says` is what stands before *right* ("the output is"). `seen`: the observations it is made of, by the beginnings of their
+    names (all of them, unless some are named); `cases`: those it is about, (case) -> bool (all). `needs`: the part, by its
+    `says`, without which this one is worth nothing.
+    """
+
+    says: str
+    points: float
+    seen: tuple[str, ...] = ("",)
+    cases: Callable | None = None
+    needs: str = ""
+
+
 class Unexpected(Exception):
     """The answer gave something that can't be looked at further; the text says what, in a sentence."""
 
@@ -77,6 +93,7 @@ class Exercise:
     dims: dict[str, str] | None = None  # the names of sizes: {"A": "r d_in", "x": "... d_in"}
     terms: dict[str, Callable] = field(default_factory=dict)  # what is seen -> (case) -> {name: a term of the formula}
     switches: tuple | None = None  # (a parametrised answer, {switch: the slips it can be set to})
+    parts: list[Part] = field(default_factory=list)  # none: all of its points or nothing (`credit`)
 
     def __post_init__(self):
         if self.id in REGISTRY:

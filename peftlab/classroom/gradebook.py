@@ -91,7 +91,9 @@ class Marks:
         if before and before["hash"] == done.hash:
             for part in ("results", "keys"):
                 told[part] = {**before["results"].get(part, {}), **told[part]}
+        earlier = before["results"].get("written", {}) if before else {}
         self._mark(done.student, name, told, done.results)
+        self._mark_written(done.student, name, told["written"], {id for id, is_ in told["written"].items() if earlier.get(id) != is_})
         row = {"assignment": name, "student": done.student}
         book.db.execute(GRADED.delete().where(*(GRADED.c[k] == v for k, v in row.items())))
         row |= {"hash": done.hash, "seed": done.seed, "results": json.dumps(told)}
@@ -103,26 +105,61 @@ class Marks:
         row = self.row(student, lesson)
         if not row or "solutions" not in row["results"]:
             return False
-        changed = self._mark(student, lesson, row["results"], row["results"]["results"])
+        changed = self._mark(student, lesson, row["results"], row["results"]["results"], again=True)
+        changed |= self._mark_written(student, lesson, row["results"].get("written", {}))
         self.book.db.commit()
         return changed
 
-    def _mark(self, student, name, told, exercises):
+    def by_hand(self):
+        """How many answers wait for a mark that only a person can give."""
+        from nbgrader.api import Grade
+
+        waits = Grade.needs_manual_grade, Grade.auto_score.is_(None), Grade.manual_score.is_(None), Grade.cell_type == "markdown"
+        return self.book.db.query(Grade).filter(*waits).count()
+
+    def _mark(self, student, name, told, exercises, again=False):
         """Set, but do not commit, the marks and comments of these exercises. True where one was not so already."""
-        book, changed = self.book, False
+        changed = False
         for id in exercises:
             state, _, message, (points, _) = told["results"][id]
             check, *solutions = told["solutions"][id]
-            grade = book.find_grade(check, name, name, student)
-            manual = grade.manual_score is not None  # as nbgrader does: a teacher's own mark stays
+            grade = self._found("grade", check, name, student)
+            manual = grade.manual_score is not None  # as nbgrader does: a teacher's own mark stays, and is to be looked at
             changed |= grade.auto_score != points
-            grade.auto_score, grade.needs_manual_grade = points, manual
+            grade.auto_score, grade.needs_manual_grade = points, manual and (not again or grade.needs_manual_grade)
             for number, cell in enumerate(solutions):
-                comment = book.find_comment(cell, name, name, student)
+                comment = self._found("comment", cell, name, student)
                 text = f"{state}. {message}".strip() if number == 0 else None
                 changed |= comment.auto_comment != text
                 comment.auto_comment = text
         return changed
+
+    def _mark_written(self, student, name, told, anew=()):
+        """The same for what a person marks: nothing for no answer, else the mark is theirs. `anew`: another text than before."""
+        changed = False
+        for id, (state, _) in told.items():
+            grade, comment = self._found("grade", id, name, student), self._found("comment", id, name, student)
+            points, text = (None, None) if state == "written" else (0, "not attempted. There is no answer in the cell.")
+            changed |= (grade.auto_score, comment.auto_comment) != (points, text)
+            grade.auto_score, comment.auto_comment = points, text
+            if grade.manual_score is None:
+                grade.needs_manual_grade = points is None
+            elif id in anew:
+                grade.needs_manual_grade = True  # the mark stays, and is to be looked at
+        return changed
+
+    def _found(self, kind, cell, name, student):
+        """The row of a cell's grade or comment; made where the cell is younger than the submission."""
+        from nbgrader.api import Comment, Grade, MissingEntry
+
+        book = self.book
+        try:
+            return {"grade": book.find_grade, "comment": book.find_comment}[kind](cell, name, name, student)
+        except MissingEntry:
+            of = {"grade": book.find_grade_cell, "comment": book.find_solution_cell}[kind](cell, name, name)
+            row = {"grade": Grade, "comment": Comment}[kind](cell_id=of.id, notebook=book.find_submission_notebook(name, name, student))
+            book.db.add(row)
+            return row
 
 
 def _opened(url, patience=60):
@@ -162,7 +199,8 @@ def _ids(lesson):
 def summary(done):
     """A graded submission as plain values, for a report."""
     results = {e: [r.state, r.slip, r.message, done.points[e]] for e, r in done.results.items()}
-    return {"student": done.student, "lesson": done.lesson, "results": results, "notes": done.notes, "seed": done.seed}
+    told = {"student": done.student, "lesson": done.lesson, "results": results, "notes": done.notes, "seed": done.seed}
+    return told | {"written": {id: list(found) for id, found in done.written.items()}}
 
 
 def default_url(submissions):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 
+from . import written
 from .build import NOTEBOOKS, lessons
 from .copies import STUB
 
@@ -17,10 +18,24 @@ CONFIG = """\
 c = get_config()
 c.CourseDirectory.course_id = {course!r}
 c.ClearSolutions.code_stub = {{"python": {stub!r}}}
+c.ClearSolutions.text_stub = {empty!r}
+c.ClearMarkScheme.enforce_metadata = False  # rubrics stand in the questions, and go out of what is released
+c.GenerateFeedback.preprocessors = [  # nbgrader's own, and no sample answer in what a student gets back
+    "nbgrader.preprocessors.GetGrades",
+    "peftlab.classroom.agree.HideRubrics",
+    "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
+]
 c.Execute.timeout = 120
 c.Execute.skip_cells_with_tag = "heavy"  # trainings and the like: no check needs them, and each would cost a minute
 c.RunUnlessGraded.timeout = 120
 c.RunUnlessGraded.skip_cells_with_tag = "heavy"
+c.Autograde.sanitize_preprocessors = [  # nbgrader's own, but one odd cell stops nobody else's grading
+    "nbgrader.preprocessors.ClearOutput",
+    "peftlab.classroom.agree.OneOfEach",
+    "nbgrader.preprocessors.OverwriteKernelspec",
+    "nbgrader.preprocessors.OverwriteCells",
+    "nbgrader.preprocessors.CheckCellMetadata",
+]
 c.Autograde.autograde_preprocessors = [  # nbgrader's own, but what `peftlab grade` has graded keeps its marks
     "peftlab.classroom.agree.RunUnlessGraded",
     "nbgrader.preprocessors.IgnorePattern",
@@ -40,7 +55,7 @@ c.Autograde.autograde_preprocessors = [  # nbgrader's own, but what `peftlab gra
 def make_course(folder, *names, course="peftlab"):
     """Write `nbgrader_config.py` and `source/NAME/NAME.ipynb` for each lesson (default: all) into a folder.
 
-    What is there already stays: a changed config or source is the teacher's. After it: `nbgrader generate_assignment`.
+    The source is the teacher's copy: the lesson with its solutions, and the rubric of its written question. What is there already stays: a changed config or source is the teacher's. After it: `nbgrader generate_assignment`.
     """
     folder = Path(folder)
     if unknown := set(names) - set(lessons()):
@@ -52,8 +67,8 @@ def make_course(folder, *names, course="peftlab"):
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-        _new(folder / "source" / name / f"{name}.ipynb", nbformat.writes(notebook))
-    _new(folder / "nbgrader_config.py", CONFIG.format(course=course, stub=STUB))
+        _new(folder / "source" / name / f"{name}.ipynb", nbformat.writes(written.with_rubric(notebook, name)))
+    _new(folder / "nbgrader_config.py", CONFIG.format(course=course, stub=STUB, empty=written.STUB))
     return folder
 
 
@@ -159,8 +174,11 @@ def _grade(options, sandbox):
             if options.report:
                 with options.report.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(summary(done)) + "\n")
+        waiting_for_a_mark = marks.by_hand()
     rate = f", {60 * graded / (time.monotonic() - start):.0f} a minute" if graded > 1 else ""
     print(f"{graded} graded{rate}; {before} {'was' if before == 1 else 'were'} graded before; {failed} could not be.")
+    if waiting_for_a_mark:
+        print(f"{waiting_for_a_mark} written answer{'s' * (waiting_for_a_mark > 1)} to mark by hand, in the formgrader.")
     if changed:
         print(f"{changed} mark{'s' * (changed > 1)} of notebooks graded before changed: `was` above tells from what.")
     if not (waiting or passed):

@@ -3,6 +3,7 @@
 The code runs in a `sandbox`; back comes what was seen, as plain values and tensors (`wire`), in a bounded number of bytes.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from .cells import can_read
 from .checking import Result, observations, verdict
 from .exercise import find
 from .stripping import PACKAGE, stripped_package
+from .written import untouched
 
 MACHINE, PATIENCE = 6, 10  # as the sandbox has them
 
@@ -53,6 +55,7 @@ class Graded:
     seed: int = 0
     results: dict = field(default_factory=dict)  # exercise -> Result
     points: dict = field(default_factory=dict)  # exercise -> (given, most)
+    written: dict = field(default_factory=dict)  # grade_id -> (state, hash of the text), of what a person marks
     notes: list = field(default_factory=list)
     before: dict = field(default_factory=dict)  # exercise -> (given, most) of the same bytes, where that was another mark
 
@@ -241,9 +244,11 @@ def grade(path, student, lesson, sandbox, seed, only=None):
     done = Graded(student, lesson.name, seed=seed)
     wanted = {e: m for e, m in lesson.exercises.items() if only is None or e in only}
     done.points = {e: (0, m["points"]) for e, m in wanted.items()}
+    done.written = dict.fromkeys(lesson.written, ("not attempted", ""))
     try:
         data, done.hash = submissions.read(path)
         texts, done.notes = submissions.solutions(data, lesson)
+        done.written |= {id: _of_a_text(text) for id, text in submissions.written_answers(data, lesson).items()}
     except submissions.Unreadable as e:
         done.results = {e_: Result(e_, "not yet", str(e)) for e_ in wanted}
         done.notes = [str(e)]
@@ -260,8 +265,14 @@ def grade(path, student, lesson, sandbox, seed, only=None):
         done.results[id] = _judge(id, [f for f in frames if isinstance(f, dict) and f.get("exercise") == id], done, missing)
         if not set(asked["solutions"]) & set(texts) and done.results[id].state == "not yet":
             done.results[id] = Result(id, "not attempted", "Its cell is not in the notebook.")
-        done.points[id] = (asked["points"] if done.results[id] else 0, asked["points"])
+        done.points[id] = (done.results[id].worth(asked["points"]), asked["points"])
     return done
+
+
+def _of_a_text(text):
+    """(state, hash) of an answer in words. It is read by a person; all that is known here is whether there is one."""
+    state = "not attempted" if untouched(text) else "written"
+    return state, hashlib.sha256(text.strip().encode(errors="replace")).hexdigest()
 
 
 def _newer_syntax(data, texts):
@@ -288,7 +299,8 @@ def hash_of(path):
 def tell(done):
     """A line for the submission, and one for each thing a teacher may want to know."""
     given, most = done.total
-    lines = [f"{clean(done.student)}, {done.lesson}: {given:g} of {most:g}"]
+    by_hand = ", and a written answer" * any(state == "written" for state, _ in done.written.values())
+    lines = [f"{clean(done.student)}, {done.lesson}: {given:g} of {most:g}{by_hand}"]
     lines += [f"  {note}" for note in map(clean, done.notes)]
     for id, result in done.results.items():
         if id in done.before:
@@ -312,12 +324,13 @@ def _judge(id, frames, done, missing):
         return Result(id, "not yet", clean(frame.get("told")))
     try:
         seen = _believable(frame["seen"])
-        result = verdict(find(id), seen, done.seed, lambda: _looks(frame.get("looks")))
+        looks, after = frame.get("looks"), frame.get("later")
+        result = verdict(find(id), seen, done.seed, lambda: _looks(looks), lambda: [_believable(each) for each in after or ()])
     except Exception as e:  # noqa: BLE001 - what was sent has not the shape that an observation has
         _still_judges(id, done.seed)
         done.notes.append(f"What was sent for {id} is no observation of this exercise ({type(e).__name__}).")
         return Result(id, "not yet", done.notes[-1])
-    return Result(id, result.state, clean(result.message), result.slip, result.kind)
+    return Result(id, result.state, clean(result.message), result.slip, result.kind, result.points)
 
 
 def _still_judges(id, seed):

@@ -15,13 +15,13 @@ from .exercise import find
 from .slicing import binds
 
 HERE = Path(__file__).parent
-ENGINE = ("checking", "compare", "observing", "relations")
+ENGINE = ("checking", "compare", "credit", "observing", "relations")
 TOLD_ONLY = ("hints", "why", "title", "minutes", "difficulty")
 
 
 def keys(lesson):
     """{exercise: key} for the exercises of a `submissions.Lesson`."""
-    around = json.dumps([lesson.cells, _engine()])
+    around = json.dumps([lesson.cells, sorted(lesson.written), _engine()])
     return {
         id: hashlib.sha256(
             json.dumps([definition(id), asked["points"], asked["solutions"], around]).encode()

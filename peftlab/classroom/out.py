@@ -44,7 +44,7 @@ def marks(arguments):
         )
     from .gradebook import default_url
 
-    most, scores = read_marks(options.db or default_url(options.course / "submitted"))
+    most, scores, waiting = read_marks(options.db or default_url(options.course / "submitted"))
     columns, people = (
         read_roster(options.roster) if options.roster else (["student_id"], [{"student_id": s} for s in sorted(scores)])
     )
@@ -68,11 +68,13 @@ def marks(arguments):
         print(f"No student of the roster is {_plain(id)!r}: marks without a student.", file=sys.stderr)
     for id in sorted(set(known) - set(scores)):
         print(f"No submission of {_plain(id)!r}.", file=sys.stderr)
+    if waiting:
+        print(f"{waiting} written answer{'s' * (waiting > 1)} without a mark yet, counted as 0: the formgrader has them.", file=sys.stderr)
     return 1 if strangers else 0
 
 
 def read_marks(url):
-    """({lesson: most points}, {student: {lesson: points, late penalty taken off}}) of an nbgrader gradebook."""
+    """({lesson: most points}, {student: {lesson: points, late penalty taken off}}, answers that wait for a mark) of a gradebook."""
     from .gradebook import Marks
 
     with Marks(url) as opened:
@@ -82,7 +84,8 @@ def read_marks(url):
         for name in most:
             for one in book.assignment_submissions(name):
                 scores.setdefault(one.student.id, {})[name] = max(0.0, one.score - (one.late_submission_penalty or 0))
-    return most, scores
+        waiting = opened.by_hand()
+    return most, scores, waiting
 
 
 def read_roster(path):
@@ -161,7 +164,7 @@ def _plain(name):
 
 
 def answers(arguments):
-    """Write each answer to a file of its own: FOLDER/LESSON/EXERCISE/STUDENT.py, and the stub beside it."""
+    """Write each answer to a file of its own: FOLDER/LESSON/EXERCISE/STUDENT.py, the stub beside it, and words as .txt."""
     parser = argparse.ArgumentParser(prog="peftlab answers", description="Answers as Python files, for JPlag or Dolos.")
     parser.add_argument("submissions", type=Path)
     parser.add_argument("lessons", nargs="*", help="only these (default: all)")
@@ -173,7 +176,8 @@ def answers(arguments):
         raise SystemExit(f"peftlab answers: {options.to} is there and not empty; name another folder")
     from .copies import SOLUTION, stub
     from .judge import clean
-    from .submissions import NotReadHere, Unreadable, all_submissions, lesson_named, read, solutions
+    from .submissions import NotReadHere, Unreadable, all_submissions, lesson_named, read, solutions, written_answers
+    from .written import untouched
 
     found, passed = all_submissions(options.submissions)
     trouble = [(name, why) for name, why in passed]
@@ -189,20 +193,26 @@ def answers(arguments):
             if "nbgrader" in c.metadata
         }
         try:
-            texts, _ = solutions(read(path)[0], known[name])
+            data = read(path)[0]
+            texts, words = solutions(data, known[name])[0], written_answers(data, known[name])
         except (Unreadable, NotReadHere) as error:
             trouble.append((f"{student}/{name}", str(error)))
             continue
         for id, asked in known[name].exercises.items():
             folder = options.to / name / id
             given = [texts[s].strip() for s in asked["solutions"] if s in texts]
-            untouched = [stubs[s] for s in asked["solutions"]]
-            if not given or given == untouched:
+            before = [stubs[s] for s in asked["solutions"]]
+            if not given or given == before:
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{student}.py").write_text("\n\n".join(given) + "\n", encoding="utf-8", errors="replace")
-            folder.with_name(f"{id}.stub.py").write_text("\n\n".join(untouched) + "\n", encoding="utf-8")
+            folder.with_name(f"{id}.stub.py").write_text("\n\n".join(before) + "\n", encoding="utf-8")
             count += 1
+        for id, text in words.items():
+            if not untouched(text):
+                (options.to / name / id).mkdir(parents=True, exist_ok=True)
+                (options.to / name / id / f"{student}.txt").write_text(text + "\n", encoding="utf-8", errors="replace")
+                count += 1
     for name, why in trouble:
         print(f"{clean(ascii(name))}: passed over: {clean(why)}", file=sys.stderr)
     print(f"{count} answers in {options.to}, one folder for each exercise.")

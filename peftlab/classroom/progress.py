@@ -197,7 +197,8 @@ def reset(id, work=None, path=None):
         mine, fresh = nbformat.read(copy, as_version=4), learner_copy(_lesson(id))
     except Exception as error:
         raise ValueError(f"{copy.name} can't be read as a notebook ({type(error).__name__}); nothing was changed") from error
-    stubs = {c.id: c.source for c in fresh.cells if c.id in {c.id for c in _cells(_lesson(id), id)}}
+    asked = {c.id for c in _cells(_lesson(id), id)}
+    stubs = {c.id: c.source for c in fresh.cells if c.id in asked}
     names = {c.metadata.nbgrader.grade_id: c.id for c in fresh.cells if c.id in stubs and "nbgrader" in c.metadata}
     for cell in mine.cells:  # a notebook of format 4.4 and before names no cells
         if "id" not in cell and cell.metadata.get("nbgrader", {}).get("grade_id") in names:

@@ -415,7 +415,8 @@ def observed(module, exercise, expression, seed, failed):
     except NotAttempted:
         return {"state": "not attempted"}
     looks = further(checking.find(exercise), answer, seed, seen)  # always: whether it is right is not known here
-    return {"state": "seen", "seen": _sent(seen), "looks": {name: _sent(look) for name, look in looks.items()}}
+    after = [_sent(each) for each in checking.later(checking.find(exercise), answer, seed)]
+    return {"state": "seen", "seen": _sent(seen), "looks": {name: _sent(look) for name, look in looks.items()}, "later": after}
 
 
 def _sent(seen):

@@ -84,11 +84,11 @@ OTHERWISE = {
     "file_setattr": (469, 469),
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # the column above, and AUDIT_ARCH_...
-CLONE, CLONE3 = (56, 220), 435
-NEW_NAMESPACES = 0x7E020000
+CLONE, CLONE3, SOCKETPAIR = (56, 220), 435, (53, 199)
+NEW_NAMESPACES, DATAGRAMS = 0x7E020000, 2
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of the classic packet filter's instructions
 ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # offsets in the kernel's seccomp_data
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, (16, 24)  # offsets in the kernel's seccomp_data
 
 
 def refuse(calls=NEVER):
@@ -103,8 +103,11 @@ def refuse(calls=NEVER):
         if numbers[column] is not None:
             program += [(EQUAL, 0, 1, numbers[column]), (RETURN, 0, 0, no)]
     program += [(EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, absent)]  # its flags lie in memory: the C library then takes clone
-    program += [(EQUAL, 0, 3, CLONE[column]), (LOAD, 0, 0, FIRST_ARGUMENT), (ANY_BIT, 0, 1, NEW_NAMESPACES)]
-    program += [(RETURN, 0, 0, no), (RETURN, 0, 0, ALLOW)]
+    # a pair of datagram sockets is connected, and each still sends to any socket that has a path
+    for call, argument, bits in ((CLONE, 0, NEW_NAMESPACES), (SOCKETPAIR, 1, DATAGRAMS)):
+        program += [(EQUAL, 0, 4, call[column]), (LOAD, 0, 0, ARGUMENTS[argument]), (ANY_BIT, 0, 1, bits)]
+        program += [(RETURN, 0, 0, no), (RETURN, 0, 0, ALLOW)]
+    program += [(RETURN, 0, 0, ALLOW)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
     filter = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
     prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -13,7 +13,7 @@ from .slicing import binds
 PACKAGE = Path(__file__).parents[1]
 KEPT = ("cases", "observe")
 DROPPED = ("solution", "slip", "evidence", "term", "switched")
-ARGUMENTS = ("lesson", "title", "signature", "dims")
+ARGUMENTS = ("lesson", "title", "signature", "dims", "parts")
 JUDGES = ("judge.py", "kill_table.py", "gradebook.py", "stripping.py", "submissions.py")
 
 

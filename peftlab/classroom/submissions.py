@@ -40,6 +40,7 @@ class Lesson:
     notebook: object
     cells: list = field(default_factory=list)  # as slicing has them; "theirs" without a text yet
     exercises: dict = field(default_factory=dict)  # id -> {"grade_id", "points", "solutions": [grade_id, ...]}
+    written: dict = field(default_factory=dict)  # grade_id -> points, of the answers that a person marks
     keys: dict = field(default_factory=dict)  # id -> what decides its mark (`keys.keys`)
 
 
@@ -50,6 +51,8 @@ def lesson_named(name, course=None):
     lesson, waiting = Lesson(name, notebook), []
     for cell in notebook.cells:
         ours = cell.metadata.get("nbgrader", {})
+        if cell.cell_type == "markdown" and ours.get("solution") and ours.get("grade"):
+            lesson.written[ours["grade_id"]] = ours["points"]
         if cell.cell_type != "code" or "heavy" in cell.metadata.get("tags", []):
             continue
         if ours.get("solution"):
@@ -153,19 +156,11 @@ def solutions(data, lesson):
 
     Which ids count, what they are worth and what surrounds them is ours; from the submission comes the text alone.
     """
-    if data.count(b"[") + data.count(b"{") > NESTED or data.count(b",") > VALUES:
-        raise Unreadable("This is no notebook (it holds more values than a notebook has).")
-    try:
-        notebook = json.loads(data.decode("utf-8"))
-        cells = [c for c in notebook["cells"] if isinstance(c, dict)]
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        why = "it is empty" if not data.strip() else f"{type(e).__name__}: {e}"[:120]
-        raise Unreadable(f"This is no notebook ({why}).") from None
+    cells = _cells(data)
     asked = [c[1] for c in lesson.cells if c[0] == "theirs"]
     found, notes = {}, {}  # each sentence once
     for cell in cells:
-        id, text = _grade_id(cell), cell.get("source", "")
-        text = "".join(text) if isinstance(text, list) and all(isinstance(t, str) for t in text) else text
+        id, text = _grade_id(cell), _source(cell)
         if id not in asked:
             continue
         if cell.get("cell_type") != "code" or not isinstance(text, str):
@@ -177,10 +172,33 @@ def solutions(data, lesson):
     notes, given = list(notes), Counter(filter(None, map(_grade_id, cells)))
     ours = {g for c in lesson.notebook.cells if (g := _grade_id(c))}
     notes += [f"{n} cells are called {id}; only the last counts." for id, n in given.items() if n > 1 and id in ours]
-    notes += [f"There is no cell {id}: was its metadata lost, or its name changed?" for id in asked if id not in given]
+    notes += [f"There is no cell {id}: was its metadata lost, or its name changed?" for id in (*asked, *lesson.written) if id not in given]
     if not set(given) & ours:
         notes = [f"None of the cells that {lesson.name} asks for is here: is this another lesson's notebook?"]
     return found, notes + _tampered(cells, lesson)
+
+
+def written_answers(data, lesson):
+    """{grade_id: text} for the cells that a person marks; of several with one id the last."""
+    found = {id: _source(cell) for cell in _cells(data) if (id := _grade_id(cell)) in lesson.written}
+    return {id: text for id, text in found.items() if isinstance(text, str)}
+
+
+def _cells(data):
+    """The cells of a notebook that a stranger wrote."""
+    if data.count(b"[") + data.count(b"{") > NESTED or data.count(b",") > VALUES:
+        raise Unreadable("This is no notebook (it holds more values than a notebook has).")
+    try:
+        return [c for c in json.loads(data.decode("utf-8"))["cells"] if isinstance(c, dict)]
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        why = "it is empty" if not data.strip() else f"{type(e).__name__}: {e}"[:120]
+        raise Unreadable(f"This is no notebook ({why}).") from None
+
+
+def _source(cell):
+    """The text of a cell; whatever else stands there as it is."""
+    text = cell.get("source", "")
+    return "".join(text) if isinstance(text, list) and all(isinstance(t, str) for t in text) else text
 
 
 def python_version(data):
@@ -212,7 +230,7 @@ def _tampered(cells, lesson):
             continue
         text = cell.get("source", "")
         text = "".join(t for t in text if isinstance(t, str)) if isinstance(text, list) else str(text)
-        if text.strip() not in (ours.source.strip(), HIDDEN.sub("", ours.source).strip()):
+        if not meta["solution"] and text.strip() not in (ours.source.strip(), HIDDEN.sub("", ours.source).strip()):
             notes.append(f"The locked cell {meta['grade_id']} was changed. Ours is used.")
         if any(cell["metadata"]["nbgrader"].get(k, meta[k]) != meta[k] for k in ("points", "locked", "grade", "solution")):
             notes.append(f"The metadata of {meta['grade_id']} were changed. Ours are used.")

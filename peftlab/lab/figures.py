@@ -524,18 +524,61 @@ def kept_in_a_block():
     return fig
 
 
-def small_multiples(x, panels, title, xlabel, ylabel):
+def small_multiples(x, panels, title, xlabel, ylabel, columns=None):
     """The same curves with intervals in several panels: `panels` maps a panel's title to {name: [(mean, half width)]}, one
-    pair for each of `x`, the same names everywhere."""
-    fig = Figure(figsize=(8.2, 3.4), layout="constrained")
-    places = fig.subplots(1, len(panels), sharex=True, sharey=True)
-    for axes, (name, series) in zip(places, panels.items()):
+    pair for each of `x`, the same names everywhere. `columns`: panels in a row (all of them, if not given)."""
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    fig = Figure(figsize=(8.2, 0.8 + 2.6 * rows), layout="constrained")
+    places = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, (name, series) in zip(places.flat, panels.items()):
         for i, points in enumerate(series.values()):
             mean, half = zip(*points)
             axes.errorbar(x, mean, half, color=PALETTE[i], marker=MARKERS[i], linewidth=1, capsize=2)
-        axes.set(title=name, xlabel=xlabel, ylim=(-0.04, 1.06))
+        axes.set_title(name, size="medium")
+        axes.set(ylim=(-0.04, 1.06))
         axes.set_xticks(x, [f"{value:g}" for value in x], size=8)
-    places[0].set_ylabel(ylabel)
-    fig.legend(places[0].containers, next(iter(panels.values())), loc="outside lower center", ncols=3, frameon=False)
+    for axes in fig.axes:
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.label_outer()
+    fig.legend(fig.axes[0].containers, next(iter(panels.values())), loc="outside lower center", ncols=3, frameon=False)
     fig.suptitle(title)
+    return fig
+
+
+def to_levels(values, levels):
+    """Numbers above and levels below, between -1 and 1, with a line from each number to its nearest level."""
+    fig = Figure(figsize=(8.2, 2.2), layout="constrained")
+    axes = fig.subplots()
+    for value in values:
+        axes.plot([value, min(levels, key=lambda level: abs(level - value))], [1, 0], color=PALETTE[6], linewidth=0.5, alpha=0.6)
+    axes.plot(values, [1] * len(values), MARKERS[0], color=PALETTE[0], markersize=5, alpha=0.7)
+    axes.plot(levels, [0] * len(levels), MARKERS[1], color=PALETTE[1], markersize=7)
+    axes.set(ylim=(-0.3, 1.3), xlabel="weight / absolute maximum of its block")
+    axes.set_yticks([0, 1], ["levels", "weights"])
+    return fig
+
+
+def code_use(series, levels):
+    """How often each level is used, at its place: `series` maps a name to a share for each of `levels`."""
+    fig = Figure(figsize=(8.2, 3.2), layout="constrained")
+    axes = fig.subplots()
+    for i, (name, shares) in enumerate(series.items()):
+        axes.plot(levels, shares, color=PALETTE[i], marker=MARKERS[i], linestyle="none", fillstyle=("full", "none")[i % 2], markersize=8 + i, label=name)
+    axes.vlines(levels, 0, next(iter(series.values())), color=PALETTE[0], linewidth=1)
+    axes.axhline(1 / len(levels), color="black", linestyle=":", linewidth=1, label="all alike")
+    axes.set(title="How often each level is used", xlabel="level", ylabel="share of the weights", ylim=(0, None))
+    fig.legend(loc="outside right center", frameon=False)
+    return fig
+
+
+def scatter(series, title, xlabel, ylabel):
+    """Points over a logarithmic x: `series` maps a name to (x, y) pairs."""
+    fig = Figure(figsize=(8.2, 3.8), layout="constrained")
+    axes = fig.subplots()
+    for i, (name, points) in enumerate(series.items()):
+        axes.semilogx(*zip(*points), color=PALETTE[i], marker=MARKERS[i], linestyle="none", alpha=0.75, label=name)
+    axes.axvline(1, color="black", linestyle=":", linewidth=1)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(-0.05, None))
+    fig.legend(loc="outside lower center", ncols=2, frameon=False)
     return fig

@@ -1,7 +1,7 @@
 """Submissions that try to earn a point they are not due, or to do harm. Lesson 00: one exercise, one point.
 
 Each is a wrong answer and a trick. `told` stands in what the teacher reads about it. `python tests/classroom/attacks.py`
-writes the table of docs/grading.md.
+writes the tables of docs/grading.md.
 """
 
 import copy
@@ -11,6 +11,8 @@ import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+
+from peftlab.classroom import all_exercises
 
 LESSON = "00-start-here"
 PAGE = Path(__file__).parents[2] / "docs" / "grading.md"
@@ -476,6 +478,19 @@ ATTACKS = {
         """,
         needs_files=True,
     ),
+    "letter-to-a-socket": Attack(
+        "sends to a program of the teacher's from one of a pair of sockets",
+        DOT,
+        """
+        import socket
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC):
+            try:
+                socket.socketpair(socket.AF_UNIX, kind)[0].sendto(b"full marks", "{course}/letters")
+            except OSError:
+                pass
+        """,
+        needs_files=True,
+    ),
     "modes-of-others": Attack(
         "makes another's notebook unreadable, old and marked",
         DOT,
@@ -820,20 +835,250 @@ ATTACKS = {
 }
 
 
-def table():
-    rows = [f"| `{name}` | {a.tries} | {_said(a.told)} |" for name, a in ATTACKS.items()]
+# ---------------------------------------------------------------- partial credit: wrong answers that are right in part, or say so
+
+FORWARD = """
+import torch
+from peftlab.classroom import checking, credit, exercise, find, wire
+
+def right(x, weight, bias, A, B, alpha):
+    return torch.nn.functional.linear(x, weight, bias) + alpha / len(A) * x @ A.T @ B.T
+
+def lora_forward(x, weight, bias, A, B, alpha):  # honest, and worth two points of three: no gradient passes
+    return right(x, weight, bias, A, B, alpha).detach()
+
+first, calls = len(find("lora-forward").draw(2)), []
+"""
+WRONG_FORWARD = FORWARD.replace("alpha / len(A)", "alpha")
+SEEN = FRAME + """
+    seed = next(f.f_locals["job"]["seed"] for f in frames() if "job" in f.f_locals)
+    seen = checking.observations(find("lora-forward"), lora_forward, seed)
+    send(wire.pack({"exercise": "lora-forward", "state": "seen", "seen": seen, "looks": {}, "later": LATER}))
+    os._exit(0)
+"""
+FRAMES_ABOVE = """
+    import sys
+    def frames():
+        frame = sys._getframe()
+        while frame:
+            yield frame
+            frame = frame.f_back
+"""
+
+
+@dataclass
+class Half(Attack):
+    """A trick beside an answer that is right in part: what it earns is what the answer without the trick does, or less."""
+
+    exercise: str = "lora-forward"
+    lesson: str = "03-lora"
+    earns: float = 0
+    before: str = FORWARD
+
+    def write(self, released, path, **places):
+        notebook = copy.deepcopy(released)
+        cell(notebook, self.exercise)["source"] = self.before.strip() + "\n\n" + textwrap.dedent(self.code).strip() + "\n"
+        if self.change:
+            notebook = self.change(notebook)
+        path.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def _pasted(notebook):
+    three = {"output_type": "execute_result", "execution_count": 1, "metadata": {}, "data": {"text/plain": "3.0"}}
+    check = cell(notebook, "lora-forward-check")
+    check["outputs"], check["source"] = [three], "3.0"
+    return notebook
+
+
+def _bytes(tries, told, code, **more):
+    return Half(tries, told, code, exercise="training-bytes", lesson="01-what-fine-tuning-costs", before="", **more)
+
+
+def _products(tries, told, code, **more):
+    return Half(tries, told, code, exercise="multiplications", lesson="01-what-fine-tuning-costs", before="", **more)
+
+
+HONEST_HALVES = {  # what the tricks below are measured by
+    "half-forward": Half("", "2 of 3 points: the output is right", "", earns=2),
+    "half-gradients": Half(
+        "", "1 of 2 points: the gradient of A is right, that of B is not", exercise="lora-gradients", earns=1, before="",
+        code="""
+        def lora_gradients(x, g, A, B, alpha):
+            x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+            return alpha / len(A) * B.T @ g.T @ x, g.T @ (x @ A.T)
+        """,
+    ),
+    "half-bytes": _bytes("", "1 of 2 points: the bytes of weights and gradients are right", """
+        def training_bytes(n_total, n_trainable, optimizer):
+            return {"weights": 4 * n_total, "gradients": 4 * n_trainable, "optimizer": 8 * n_trainable}
+        """, earns=1),
+    "half-products": _products("", "1 of 2 points: a trained layer is right", """
+        def multiplications(tokens, d_in, d_out, trained):
+            return 3 * tokens * d_in * d_out
+        """, earns=1),
+}  # fmt: skip
+
+
+HALVES = {
+    "right-once": Half("is right in part on the first inputs, and not on those of the seeds after them", "gradient", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            calls.append(1)
+            return right(x, weight, bias, A, B, alpha).detach() * (len(calls) <= first)
+        """),
+    "right-later": Half("is right in part on all inputs but the first", "difference|Seen", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            calls.append(1)
+            return right(x, weight, bias, A, B, alpha).detach() * (len(calls) > 1)
+        """),
+    "one-case": Half("finds out which case it is in, and is right in that one", "output", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            return right(x, weight, bias, A, B if x.dim() == 1 else 0 * B, alpha).detach()
+        """),
+    "frozen-alone": Half("answers with what is right where `B` is zero", "output|Nothing", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            return torch.nn.functional.linear(x, weight, bias)
+        """),
+    "raises-on-the-way-back": Half("has the part that counts looked at, and raises when the next is", "ZeroDivisionError", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            y = right(x, weight, bias, A, B, alpha)
+            y.register_hook(lambda g: 1 / 0)
+            return y
+        """),
+    "raises-later": Half("is right in part on the first inputs, and raises on those of the seeds after them", "gradient", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            calls.append(1)
+            return right(x, weight, bias, A, B, alpha).detach() if len(calls) <= first else 1 / 0
+        """),
+    "stub-later": Half("says on the inputs of the seeds after the first that it was not attempted", "gradient", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            calls.append(1)
+            if len(calls) > first:
+                raise NotImplementedError
+            return right(x, weight, bias, A, B, alpha).detach()
+        """),
+    "says-so": Half("raises what the check says of an answer that is right in part", "3 of 3 points", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            raise exercise.Unexpected("3 of 3 points: the output is right, the gradients are right.")
+        """),
+    "changes-its-inputs": Half("empties the matrices, whose gradients are asked for next", "changed in place|gradient", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            y = right(x, weight, bias, A, B, alpha).detach()
+            A.data.zero_(), B.data.zero_()
+            return y
+        """),
+    "patched-credit": Half("replaces the function that gives partial credit", "alpha|rank", """
+        credit.earned = checking.earned = lambda *a: (3, "3 of 3 points")
+        checking.Result.worth = lambda self, most: most
+        """, before=WRONG_FORWARD),
+    "patched-parts": Half("gives the exercise parts of its own, which anything has right", "alpha|rank", """
+        find("lora-forward").parts = [exercise.Part("everything is", 3, ("nothing at all",))]
+        """, before=WRONG_FORWARD),
+    "patched-later": Half("has the first observations taken for those of the seeds after them", "gradient", """
+        checking.later = lambda e, answer, seed: [checking.observations(e, answer, seed)] * 2
+        """),
+    "forged-points": Half("writes its points beside what was seen", "no observation of this exercise", FRAME + """
+    send(wire.pack({"exercise": "lora-forward", "state": "seen", "points": 3, "seen": [], "later": [[], []]}))
+    os._exit(0)
+    """),
+    "forged-state": Half("writes that it is right in part, and how much of it", "no observation of this exercise|answered", FRAME + """
+    send(wire.pack({"exercise": "lora-forward", "state": "partly", "points": 2, "worth": 3}))
+    """),
+    "forged-later": Half("writes a number where the observations of more seeds are expected", "no observation of this exercise",
+        FRAMES_ABOVE + SEEN.replace("LATER", "7")),
+    "forged-later-empty": Half("writes no observations for the seeds after the first", "no observation of this exercise",
+        FRAMES_ABOVE + SEEN.replace("LATER", "[[], []]")),
+    "forged-later-same": Half("writes those of the first seed for all", "gradient",
+        FRAMES_ABOVE + SEEN.replace("LATER", "[seen, seen]")),
+    "not-a-number-half": Half("answers NaN everywhere, which no comparison holds against", "difference is inf|nan", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            return right(x, weight, bias, A, B, alpha).detach() * float("nan")
+        """),
+    "another-dtype": Half("answers with more digits than it was asked for", "dtype", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            return right(x, weight, bias, A, B, alpha).detach().double()
+        """),
+    "another-shape": Half("answers with a dimension more, which would be broadcast", "shape", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            return right(x, weight, bias, A, B, alpha).detach()[None]
+        """),
+    "subclass-half": Half("answers with a tensor subclass that claims to be close to anything", "alpha|rank|output", """
+        class Close(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, f, types, args=(), kwargs=None):
+                if f.__name__ in ("allclose", "equal", "__eq__", "isclose", "abs", "max"):
+                    return True
+                return super().__torch_function__(f, types, args, kwargs or {})
+        def lora_forward(x, weight, bias, A, B, alpha):
+            return right(x, weight, bias, A, B, alpha).as_subclass(Close)
+        """, before=WRONG_FORWARD),
+    "gradients-alone": Half("has right gradients and a wrong output", "output", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            return right(x, weight, bias, A, B, alpha) + 1
+        """),
+    "gradients-by-hand": Half("leaves gradients of its own where those of the backward pass are looked for", "2 of 3 points", """
+        def lora_forward(x, weight, bias, A, B, alpha):
+            for t in (x, A, B):
+                t.grad = torch.ones_like(t)
+            return right(x, weight, bias, A, B, alpha).detach()
+        """, earns=2),
+    "pasted-points": Half("pastes its points as the output of the check", "was changed. Ours is used", "", change=_pasted, before=WRONG_FORWARD),
+    "swapped-parts": Half("gives each part in the place of the other", "", """
+        def lora_gradients(x, g, A, B, alpha):
+            x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+            return alpha / len(A) * g.T @ (x @ A.T), alpha / len(A) * B.T @ g.T @ x
+        """, exercise="lora-gradients", before=""),
+    "constant": _bytes("answers with what is right in one of the cases", "", """
+        def training_bytes(n_total, n_trainable, optimizer):
+            return {"weights": 4 * 22_713_216, "gradients": 4 * 22_713_216, "optimizer": 8 * 22_713_216}
+        """),
+    "constant-product": _products("answers with what is right for one trained layer", "", """
+        def multiplications(tokens, d_in, d_out, trained):
+            return 3 * 1024 * 384 * 1536
+        """),
+    "equal-numbers": _bytes("answers with numbers that are equal to any other", "", """
+        class Any(int):
+            __eq__ = __le__ = __ge__ = lambda self, other: True
+            __hash__ = int.__hash__
+        def training_bytes(n_total, n_trainable, optimizer):
+            return dict.fromkeys(("weights", "gradients", "optimizer"), Any(7))
+        """),
+    "raises-in-one-case": _bytes("has one part right, and raises in a case of the other", "SGD|sgd|KeyError", """
+        def training_bytes(n_total, n_trainable, optimizer):
+            states = {"momentum": 1, "adamw": 2}[optimizer]
+            return {"weights": 4 * n_total, "gradients": 4 * n_trainable, "optimizer": 4 * states * n_trainable}
+        """),
+    "one-optimizer": _bytes("has no part right, but each in some of the cases", "", """
+        def training_bytes(n_total, n_trainable, optimizer):
+            return {"weights": 4 * n_total * (optimizer != "sgd"), "gradients": 4 * n_trainable, "optimizer": 8 * n_trainable}
+        """),
+}  # fmt: skip
+
+
+def table(of=None):
+    rows = [f"| `{name}` | {a.tries} | {_said(a.told)} |" for name, a in (of or ATTACKS).items()]
     return "\n".join(["| attack | a wrong answer that … | what the teacher reads holds |", "| --- | --- | --- |", *rows])
 
 
 def _said(told):
-    return " or ".join(f"*{part}*" for part in told.split("|"))
+    return " or ".join(f"*{part}*" for part in told.split("|")) if told else "what is wrong"
 
 
 def page():
     """docs/grading.md with its table brought up to date."""
     text = PAGE.read_text(encoding="utf-8")
-    table_ = f"<!-- attacks -->\n{len(ATTACKS)} of them:\n\n{table()}\n<!-- end -->"
-    return re.sub(r"<!-- attacks -->.*?<!-- end -->", lambda _: table_, text, flags=re.DOTALL)
+    for name, of in (("attacks", ATTACKS), ("halves", HALVES)):
+        table_ = f"<!-- {name} -->\n{len(of)} of them:\n\n{table(of)}\n<!-- end -->"
+        text = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, table_=table_: table_, text, flags=re.DOTALL)
+    return re.sub(r"<!-- parts -->.*?<!-- /parts -->", lambda _: f"<!-- parts -->\n{parts()}\n<!-- /parts -->", text, flags=re.DOTALL)
+
+
+def parts():
+    """Which exercises have parts, and what each is worth."""
+    rows = ["| exercise | points | right in part |", "| --- | --- | --- |"]
+    for e in [e for e in all_exercises() if e.parts]:
+        told = "; ".join(f"{re.sub(' (is|are)$', '', p.says)} {p.points:g}{' (with the one before)' * bool(p.needs)}" for p in e.parts)
+        rows.append(f"| `{e.id}` ({e.lesson[:2]}) | {e.points} | {told} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

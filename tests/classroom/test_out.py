@@ -3,11 +3,12 @@
 import csv
 import datetime
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
-from peftlab.classroom import build, out
+from peftlab.classroom import build, out, written
 from peftlab.classroom.gradebook import Marks, default_url
 from peftlab.classroom.late import LateDays
 
@@ -16,9 +17,11 @@ CANVAS = "Student,ID,SIS User ID,SIS Login ID,Section,Old work (12)\n    Points 
 MOODLE = "First name;Last name;ID number;Email address\nAda;Byron;ada;ada@example.org\nBo;Li;bo;bo@example.org\n"
 
 
-@pytest.fixture
-def course(tmp_path):
-    with Marks(default_url(tmp_path / "submitted")) as marks:
+@pytest.fixture(scope="module")
+def first_course(tmp_path_factory):
+    """Made once: a new gradebook asks `alembic` for its version, a process of seconds."""
+    folder = tmp_path_factory.mktemp("course")
+    with Marks(default_url(folder / "submitted")) as marks:
         book = marks.book
         for name, most in LESSONS.items():
             book.add_assignment(name, duedate="2026-01-10 00:00 UTC")
@@ -30,7 +33,12 @@ def course(tmp_path):
             book.find_grade("check", name, name, student).auto_score = score
             book.find_submission_notebook(name, name, student).late_submission_penalty = penalty
         book.db.commit()
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def course(first_course, tmp_path):
+    return shutil.copytree(first_course, tmp_path, dirs_exist_ok=True)
 
 
 def table(text):
@@ -102,6 +110,7 @@ def test_each_answer_is_a_file_and_an_untouched_stub_is_none(tmp_path, capsys):
     from peftlab.classroom.copies import learner_copy
 
     untouched = json.loads(json.dumps(learner_copy(build.nbformat.reads(solved, 4))))
+    solved = solved.replace(written.STUB, "The update was smaller.")
     for student, text in (("ada", solved), ("bo", json.dumps(untouched)), ("cy", "{")):
         path = tmp_path / "submitted" / student / "03-lora" / "03-lora.ipynb"
         path.parent.mkdir(parents=True)
@@ -109,6 +118,8 @@ def test_each_answer_is_a_file_and_an_untouched_stub_is_none(tmp_path, capsys):
     assert out.answers([str(tmp_path / "submitted"), "--to", str(tmp_path / "answers")]) == 1
     files = sorted(p.relative_to(tmp_path / "answers").as_posix() for p in (tmp_path / "answers").rglob("*.py"))
     assert "03-lora/lora-forward/ada.py" in files and "03-lora/lora-forward.stub.py" in files
+    words = (tmp_path / "answers").rglob("*.txt")
+    assert [(p.stem, p.parent.name, p.read_text()) for p in words] == [("ada", "03-lora-written", "The update was smaller.\n")]
     assert not any("bo.py" in f for f in files) and "cy/03-lora" in capsys.readouterr().err
     assert "def lora_forward" in (tmp_path / "answers/03-lora/lora-forward/ada.py").read_text()
     with pytest.raises(SystemExit, match="not empty"):

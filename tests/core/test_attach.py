@@ -179,6 +179,9 @@ def test_mix_wants_a_name_for_each_example():
         pass
     with pl.mix(model, ["a", None]), pytest.raises(ValueError, match="2 names for a batch of 3 rows"):
         logits(model, batch("llama"))
+    with pl.mix(model, ["a", None]), pytest.raises(ValueError, match="2 names for a batch of 4 rows"):
+        model(torch.ones(4, 3, dtype=torch.long))  # twice as many, as in a search over beams, and none runs
+    assert "generate" not in vars(model) and not model.switch.searching
 
 
 def test_a_mixed_batch_trains_each_adapter_on_its_rows():

@@ -524,6 +524,30 @@ def test_a_compiled_model_has_the_names_of_the_model(tmp_path):
     pl.detach(pl.load(pl.detach(model), tmp_path))
 
 
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this build of PyTorch has no gloo")
+def test_under_distributed_data_parallel(tmp_path):
+    """One process is enough for what it wraps: training, switching, mixing, merging, and the names in a file."""
+    model = stir(pl.attach(llama(), M.LoRA, ["q_proj"], name="a"))
+    torch.distributed.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        wrapped(input_ids=IDS, labels=IDS).loss.backward()
+        assert all(p.grad is not None for p in wrapped.parameters() if p.requires_grad)
+        trained, base = answer(model, IDS), answer(llama(), IDS)
+        with pl.mix(wrapped, ["a", None]):
+            mixed = answer(wrapped, IDS)
+        assert torch.allclose(mixed[0], trained[0], atol=1e-5) and torch.allclose(mixed[1], base[1], atol=1e-5)
+        pl.save(wrapped, tmp_path / "file", name="a")
+        assert all("module." not in name for name in load_file(tmp_path / "file" / WEIGHTS))
+        pl.merge(wrapped)
+        assert torch.allclose(answer(wrapped, IDS), trained, atol=1e-5)
+        pl.unmerge(wrapped)
+        pl.detach(wrapped)
+        assert torch.equal(answer(wrapped, IDS), base)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_changed_attention_implementation_is_noticed():
     model = pl.attach(llama(attn_implementation="sdpa"), M.AdaptionPrompt, ["self_attn"])
     model.set_attn_implementation("eager")

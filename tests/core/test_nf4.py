@@ -3,11 +3,12 @@ import copy
 
 import pytest
 import torch
-from tiny import batch, tiny
+from tiny import batch, fill, tiny
 from torch import nn
 
 import peftlab as pl
 from peftlab import nf4
+from peftlab.files import tensors
 from peftlab.methods import OFT, DoRA, HiRA, LoRA
 
 
@@ -103,3 +104,33 @@ def test_what_it_refuses():
         nf4.quantize_model(tiny("llama", tie_word_embeddings=True), ["lm_head"])
     four = nf4.quantize_model(tiny("llama"))
     assert torch.equal(copy.deepcopy(four)(**batch("llama")).logits, four(**batch("llama")).logits)
+
+
+def test_a_dequantised_model_computes_as_before_and_merges():
+    b, four = batch("llama"), nf4.quantize_model(tiny("llama"))
+    base = four(**b).logits
+    pl.attach(four, LoRA, ["q_proj", "down_proj"], r=4)
+    fill(tensors(four, "default"))
+    before = four(**b).logits
+    with pytest.raises(ValueError, match="nf4.dequantize_model"):
+        pl.merge(four)
+    nf4.dequantize_model(four)
+    assert not any(isinstance(m, nf4.NF4Linear) for m in four.modules()) and four.state_dict().keys() >= tiny("llama").state_dict().keys()
+    assert torch.equal(four(**b).logits, before) and not torch.allclose(before, base)
+    pl.merge(four)
+    assert torch.allclose(four(**b).logits, before, atol=1e-6)
+    pl.detach(four)
+    assert torch.equal(four(**b).logits, base)
+    again = nf4.quantize_model(four)
+    assert torch.allclose(again(**b).logits, base, atol=1e-3), "what has been through the levels stays there"
+
+
+def test_a_bias_and_none_survive_both_ways():
+    for biased in (True, False):
+        layer = nn.Linear(24, 10, bias=biased)
+        model = nn.Sequential(nf4.NF4Linear(layer, double=False))
+        x = torch.randn(3, 24)
+        before = model(x)
+        assert torch.equal(nf4.dequantize_model(model)(x), before)
+        assert type(model[0]) is nn.Linear and set(model.state_dict()) == ({"0.weight", "0.bias"} if biased else {"0.weight"})
+        assert torch.equal(nf4.quantize_model(model, ["0"], double=False)(x), before), "levels go to themselves"

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import peftlab as pl
+from peftlab import nf4
 from peftlab.lab import records
-from peftlab.lab.experiments import cost_560m
+from peftlab.lab.experiments import cost_560m, merge_in_four_bits
 from peftlab.lab.sweeps import interval
 
 COMMITTED = sorted(p for p in records.RUNS.glob("*.jsonl") if not p.name.endswith(".toy.jsonl"))
@@ -231,3 +232,10 @@ def test_the_recorded_counts_are_those_of_the_closed_forms(shape, method):
         adapter, targets, options = model.switch.recipe["default"]
         expected = pl.closed_form(bare, adapter, targets, **options)
     assert recorded == {expected}
+
+
+def test_the_levels_of_any_number_of_bits_are_at_four_those_of_nf4():
+    assert torch.equal(merge_in_four_bits.levels(4), nf4.levels())
+    for bits in (2, 3):
+        found = merge_in_four_bits.levels(bits)
+        assert len(found) == 2**bits and found[0] == -1 and found[-1] == 1 and (found == 0).sum() == 1

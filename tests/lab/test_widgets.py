@@ -79,3 +79,12 @@ def test_categories_without_an_order_are_not_joined():
 def test_the_budget_is_told_in_numbers_too():
     axes = figures.budget({10: {"a": 6, "b": 6}, 20: {"a": 5, "b": 1}}).axes[0]
     assert [t.get_text() for t in axes.texts] == ["6", "5", "6", "1"]
+
+
+def test_each_weight_is_joined_to_its_nearest_level_and_each_use_stands_at_its_level():
+    first, second = figures.to_levels([0.9, -0.2], [-1.0, 0.0, 1.0]).axes[0].lines[:2]
+    assert list(first.get_xdata()) == [0.9, 1.0] and list(second.get_xdata()) == [-0.2, 0.0]
+    used = figures.code_use({"a": [0.2, 0.8], "b": [0.5, 0.5]}, [-1.0, 1.0]).axes[0].lines
+    assert [list(line.get_ydata()) for line in used[:2]] == [[0.2, 0.8], [0.5, 0.5]] and set(used[2].get_ydata()) == {0.5}
+    points = figures.scatter({"a": [(0.1, 1), (10, 0)]}, "t", "x", "y").axes[0]
+    assert list(points.lines[0].get_xdata()) == [0.1, 10] and points.get_xscale() == "log"

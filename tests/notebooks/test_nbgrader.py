@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from peftlab.classroom import build
+from peftlab.classroom import build, written
 from peftlab.classroom.copies import STUB
 from peftlab.classroom.exercise import find
 from peftlab.classroom.grading import make_course
@@ -58,7 +58,7 @@ def test_points_are_given_where_they_are_due(course):
         c.metadata.nbgrader.grade_id: c.source for c in solved.cells if c.metadata.get("nbgrader", {}).get("solution")
     }
     points = {c.metadata.nbgrader.grade_id: c.metadata.nbgrader.points for c in solved.cells if "points" in c.metadata.get("nbgrader", {})}  # fmt: skip
-    first = next(iter(points)).removesuffix("-check")
+    first, by_hand = next(iter(points)).removesuffix("-check"), points.pop(NAME + written.ANSWER, 0)
 
     def right(cell):
         if (id := cell.metadata.get("nbgrader", {}).get("grade_id")) in solutions:
@@ -90,9 +90,9 @@ def test_points_are_given_where_they_are_due(course):
     total = sum(points.values())
     assert total == sum(find(id.removesuffix("-check")).points for id in points)
     assert scores == {
-        "right": (total, total),
-        "one-slip": (total - points[f"{first}-check"], total),
-        "empty": (0, total),
+        "right": (total, total + by_hand),  # an answer in words has no mark from a program
+        "one-slip": (total - points[f"{first}-check"], total + by_hand),
+        "empty": (0, total + by_hand),
     }
 
 

@@ -1,6 +1,6 @@
 """Lesson 01, what fine-tuning costs: bytes, parameters and multiplications, counted before they are measured."""
 
-from ..exercise import Case, Exercise, NotAttempted, Question, Unexpected
+from ..exercise import Case, Exercise, NotAttempted, Part, Question, Unexpected
 from ..observing import given
 
 LESSON = "01-what-fine-tuning-costs"
@@ -128,6 +128,10 @@ training_bytes = Exercise(
     signature="training_bytes(n_total, n_trainable, optimizer)",
     why="It says what freezing can save, and what it can't, before you rent anything.",
     points=2,
+    parts=[
+        Part("the bytes of weights and gradients are", 1, ("bytes of weights", "bytes of gradients")),
+        Part("those of the optimizer are", 1, ("bytes of optimizer",)),
+    ],
     minutes=8,
     difficulty=1,
     hints=[
@@ -621,6 +625,10 @@ multiplications = Exercise(
     signature="multiplications(tokens, d_in, d_out, trained)",
     why="A third of the work goes when a weight is frozen, and only a third: this is why.",
     points=2,
+    parts=[
+        Part("a trained layer is", 1, cases=lambda case: case.inputs[3]),
+        Part("a frozen one is", 1, cases=lambda case: not case.inputs[3]),
+    ],
     minutes=8,
     difficulty=2,
     hints=[

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..compare import difference
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, Part, Question, Unexpected
 from ..observing import Residual, changed, fresh, given, gradients, pair, tiny_bert, tiny_llama
 
 LESSON = "03-lora"
@@ -109,6 +109,10 @@ lora_forward = Exercise(
     dims={"x": "... d_in", "weight": "d_out d_in", "bias": "d_out", "A": "r d_in", "B": "d_out r"},
     why="Every LoRA ever trained is this one line.",
     points=3,
+    parts=[
+        Part("the output is", 2, ("output",)),
+        Part("the gradients are", 1, ("gradient of",), needs="the output is"),
+    ],
     minutes=8,
     difficulty=1,
     hints=[
@@ -450,6 +454,10 @@ lora_gradients = Exercise(
     dims={"x": "... d_in", "g": "... d_out", "A": "r d_in", "B": "d_out r"},
     why="It explains why B must move first, and what LoRA has to keep in memory.",
     points=2,
+    parts=[
+        Part("the gradient of A is", 1, ("gradient of A",)),
+        Part("that of B is", 1, ("gradient of B",)),
+    ],
     minutes=12,
     difficulty=3,
     hints=[
@@ -611,6 +619,10 @@ freeze = Exercise(
     signature="freeze(model)",
     why="A forgotten `requires_grad` is the commonest silent error in the field.",
     points=1,
+    parts=[
+        Part("what is frozen in the model is", 0.5, ("trainable in the model",)),
+        Part("the names returned are", 0.5, ("names returned",), needs="what is frozen in the model is"),
+    ],
     minutes=5,
     difficulty=1,
     hints=[
@@ -791,6 +803,11 @@ lora_attach = Exercise(
     signature="attach(model, targets, r, alpha)",
     why="This is the whole of a PEFT library: find the layers, freeze, hook.",
     points=3,
+    parts=[
+        Part("the layers and the shapes of A and B are", 1, ("layers with an adapter", "shapes")),
+        Part("what the model computes is", 1, ("output", "size of an entry"), needs="the layers and the shapes of A and B are"),
+        Part("what is trained is", 1, ("A and B among", "still trainable", "A received", "B received"), needs="what the model computes is"),
+    ],
     minutes=15,
     difficulty=3,
     hints=[
@@ -1099,6 +1116,10 @@ lora_merge = Exercise(
     signature="merged(f, d_in)",
     why="One function merges every method that can be merged, whatever it does inside.",
     points=2,
+    parts=[
+        Part("the weight is", 1, ("weight",)),
+        Part("the bias is", 1, ("bias",)),
+    ],
     minutes=8,
     difficulty=2,
     hints=[
@@ -1210,6 +1231,10 @@ lora_unmerge = Exercise(
     signature="(merge, unmerge): merge(layer, update) -> kept, unmerge(layer, kept)",
     why="In 16 bits, adding and taking away again does not bring the base back.",
     points=1,
+    parts=[
+        Part("merging is", 0.5, ("dtype of the merged weight", "merged weight", "entries that are not the sum")),
+        Part("the way back is", 0.5, ("dtype after unmerge", "entries that did not come back", "weight after unmerge"), needs="merging is"),
+    ],
     minutes=8,
     difficulty=2,
     hints=[

@@ -8,7 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, Part, Question, Unexpected
 from ..observing import changed, fresh, given, gradients, pair
 
 LESSON = "04-lora-family"
@@ -188,6 +188,10 @@ dora = Exercise(
     dims={"x": "... d_in", "weight": "d_out d_in", "bias": "d_out", "A": "r d_in", "B": "d_out r", "magnitude": "d_out"},
     why="Each row of the weight gets a norm of its own, and LoRA is left with turning it.",
     points=3,
+    parts=[
+        Part("the output is", 2, ("output",)),
+        Part("the gradients are", 1, ("gradient of",), needs="the output is"),
+    ],
     minutes=12,
     difficulty=2,
     hints=[
@@ -413,6 +417,10 @@ pissa = Exercise(
     dims={"weight": "d_out d_in"},
     why="Only the start differs from LoRA, and with it the directions that are trained.",
     points=2,
+    parts=[
+        Part("the product of B and A is", 1, ("alpha / r times B A",)),
+        Part("what each of the two holds is", 1, ("norms of",), needs="the product of B and A is"),
+    ],
     minutes=8,
     difficulty=2,
     hints=[

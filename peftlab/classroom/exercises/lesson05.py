@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercise import Case, Exercise, Near, Question, Unexpected
+from ..exercise import Case, Exercise, Near, Part, Question, Unexpected
 from ..observing import changed, fresh, given, gradients
 
 LESSON = "05-adapters"
@@ -336,6 +336,11 @@ places = Exercise(
     signature="block(x, attention, feed_forward, one, two, how)",
     why="Three papers, three names, and a few lines of difference.",
     points=2,
+    parts=[
+        Part("Houlsby's places are", 1, cases=lambda case: case.how == "houlsby"),
+        Part("Pfeiffer's is", 0.5, cases=lambda case: case.how == "pfeiffer"),
+        Part("the parallel one is", 0.5, cases=lambda case: case.how == "parallel"),
+    ],
     minutes=10,
     difficulty=2,
     hints=[
@@ -1079,6 +1084,10 @@ fusion = Exercise(
     dims={"h": "... d", "outputs": "N ... d", "Q": "d d", "K": "d d", "V": "d d"},
     why="Adapters add new computation, so several can stand side by side, and something small can learn to choose.",
     points=2,
+    parts=[
+        Part("the attention weights are", 1, ("shape of the attention weights", "the attention weights", "attention weights")),
+        Part("what replaces h is", 1, ("shape of what replaces h", "what replaces h", "gradient of"), needs="the attention weights are"),
+    ],
     minutes=10,
     difficulty=3,
     hints=[

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, Part, Question, Unexpected
 from ..observing import changed, fresh, given, gradients, pair
 
 LESSON = "06-prompts-and-prefixes"
@@ -52,6 +52,10 @@ with_prompt = Exercise(
     dims={"P": "n width", "embeds": "batch words width", "mask": "batch words", "labels": "batch words"},
     why="The method is one line. The other two lines are where it goes wrong: whoever adds tokens must account for them.",
     points=1,
+    parts=[
+        Part("the embeddings are", 0.5, ("embeddings", "gradient of")),
+        Part("mask and labels are", 0.5, ("mask", "labels", "type of")),
+    ],
     minutes=7,
     difficulty=1,
     hints=[
@@ -453,6 +457,10 @@ split = Exercise(
     dims={"q": "queries width", "K": "words width", "V": "words width", "Pk": "n width", "Pv": "n width"},
     why="This is the proof of what a prefix cannot do, in two lines that you can run.",
     points=2,
+    parts=[
+        Part("the share is", 1, ("share",)),
+        Part("the pull is", 1, ("pull",)),
+    ],
     minutes=9,
     difficulty=2,
     hints=[

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, Part, Question, Unexpected
 from ..observing import changed, fresh, given, gradients, pair, tiny_llama
 
 LESSON = "07-small-and-strong"
@@ -59,6 +59,10 @@ train_biases = Exercise(
     signature="train_biases(model)",
     why="This is the whole method. What can go wrong is to train more, or fewer, or nothing at all.",
     points=1,
+    parts=[
+        Part("what is trainable in the model is", 0.5, ("trainable in the model",)),
+        Part("their number is", 0.5, ("trainable parameters, as returned",), needs="what is trainable in the model is"),
+    ],
     minutes=6,
     difficulty=1,
     hints=[
@@ -240,6 +244,10 @@ ia3_forward = Exercise(
     dims={"x": "... d_in", "weight": "d_out d_in", "bias": "d_out"},
     why="Where a bias adds, a factor turns a feature up, down or off, and that depends on the input.",
     points=1,
+    parts=[
+        Part("a factor on what comes out is", 0.5, cases=lambda case: not case.feedforward),
+        Part("one on what goes in is", 0.5, cases=lambda case: case.feedforward),
+    ],
     minutes=6,
     difficulty=1,
     hints=[
@@ -439,6 +447,10 @@ fold_norm = Exercise(
     dims={"gain": "d_in", "shift": "d_in", "weight": "d_out d_in", "bias": "d_out"},
     why="It shows that training a norm's weight and bias is both of the methods above at once, for every layer that reads it.",
     points=1,
+    parts=[
+        Part("the weight is", 0.5, ("weight",)),
+        Part("the bias is", 0.5, ("bias",)),
+    ],
     minutes=10,
     difficulty=2,
     hints=[

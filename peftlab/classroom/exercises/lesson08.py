@@ -9,7 +9,7 @@ from torch import nn
 
 from peftlab.adapter import Adapter
 
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, Part, Question, Unexpected
 from ..observing import changed, fresh, given
 
 LESSON = "08-one-family"
@@ -189,6 +189,7 @@ updates = Exercise(
     dims={"W": "d_out d_in", "A": "r d_in", "B": "d_out r", "l": "d_out", "R": "d_in d_in"},
     why="Whatever a method says of itself, once merged it is W + ΔW. This is the unified view.",
     points=2,
+    parts=[Part(f"{kind} is", 0.5, (kind,)) for kind in ("LoRA", "IA3", "OFT", "HiRA")],
     minutes=10,
     difficulty=2,
     hints=[

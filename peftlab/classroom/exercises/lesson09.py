@@ -9,7 +9,7 @@ from copy import deepcopy
 import torch
 import torch.nn.functional as F
 
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, Part, Question, Unexpected
 from ..observing import article, given
 
 LESSON = "09-forgetting"
@@ -483,6 +483,10 @@ text = Exercise(
     signature="next_token_loss(logits, ids, mask)",
     why="A widely read comparison of methods measured forgetting with this, one position off, for months.",
     points=3,
+    parts=[
+        Part("text without padding is", 2, cases=lambda case: bool(case.mask.all())),
+        Part("padded text is", 1, cases=lambda case: not case.mask.all()),
+    ],
     minutes=10,
     difficulty=2,
     hints=[

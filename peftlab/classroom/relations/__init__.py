@@ -83,6 +83,7 @@ def _about(ev, what, end):
             return claim
     for step in (
         lambda: together.pair(ev),
+        lambda: together.in_one_thing(ev, what, pairs),
         lambda: together.superposed(ev, what, pairs, None, sentence),
         lambda: some_cases(ev, what, pairs, (*FIRST, *PLAIN, *SPECIAL, places.partly)),
         lambda: together.beside(ev, what, BESIDE, sentence),
@@ -108,6 +109,9 @@ def some_cases(ev, what, pairs, finders):
         return None
     words, test = found
     text = f"{what}: wrong {words if words.startswith('everywhere') else f'only {words}'}"
+    wrong = [p for p in pairs if p.wrong]
+    if finders and all(p.y is not None and p.y.numel() < 2 for p in wrong) and len({repr((p.a, p.b)) for p in wrong}) < 3:
+        return None  # of one number or two much is true by chance
     if not finders:
         ask = "and right in all other cases. What does your code do differently there, or fail to?"
         return cases.claim(ev, what, words, test, f"{text}, {ask}")

@@ -58,6 +58,9 @@ def _conditions(pairs):
         if all(_is_number(v) for v in values):
             for words, f in NUMBERS:
                 yield f"where `{n}` {words}", _given(n, f)
+            if min(sum(v % 2 == k for v in set(values)) for k in (0, 1)) >= MANY:
+                yield f"where `{n}` is odd", _given(n, lambda v: v % 2 == 1)
+                yield f"where `{n}` is even", _given(n, lambda v: v % 2 == 0)
         elif all(isinstance(v, torch.Tensor) for v in values):
             for words, f in TENSORS:
                 yield f"where `{n}` {words}", _given(n, f)
@@ -91,14 +94,13 @@ def _both(one, other, f):
     return test
 
 
+MANY = 4  # odd numbers, and even ones, before it may be said that this makes the difference
 NUMBERS = [
     ("is 0", lambda v: v == 0),
     ("is not 0", lambda v: v != 0),
     ("is 1", lambda v: v == 1),
     ("is more than 1", lambda v: _is_number(v) and v > 1),
     ("is below 0", lambda v: _is_number(v) and v < 0),
-    ("is odd", lambda v: _is_number(v) and v % 2 == 1),
-    ("is even", lambda v: _is_number(v) and v % 2 == 0),
     ("is a whole number", lambda v: isinstance(v, int)),
 ]
 TENSORS = [
@@ -129,6 +131,6 @@ LISTS = [
     ("has an even number of entries", lambda v: v is not None and len(v) % 2 == 0),
     ("holds equal entries", lambda v: isinstance(v, list) and len({repr(i) for i in v}) < len(v)),
     ("holds no equal entries", lambda v: isinstance(v, list) and len({repr(i) for i in v}) == len(v)),
-    ("holds no True", lambda v: isinstance(v, list) and True not in v),
+    ("holds no True", lambda v: isinstance(v, list) and all(i is not True for i in v)),
     ("holds nothing but True", lambda v: isinstance(v, list) and all(i is True for i in v)),
 ]

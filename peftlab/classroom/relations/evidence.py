@@ -4,7 +4,7 @@ The *further looks* are made with the answer at hand (in the notebook, or in the
 only; everything that is concluded from them is concluded elsewhere, without the answer.
 """
 
-import io
+import os
 import re
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -85,7 +85,7 @@ def further(exercise, answer, seed, seen=()):
         if process_time() - start > SECONDS:
             break
         try:
-            with redirect_stdout(io.StringIO()):
+            with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
                 looks[look] = observations(exercise, one, at, shift, most)
         except NotAttempted:
             continue
@@ -228,6 +228,8 @@ def sizes(exercise, case):
         if isinstance(value, torch.Tensor):
             for i, n in enumerate(value.shape):
                 found.setdefault(named.get((name, i)) or _place(name, i, value.ndim), float(n))
+            if "..." in (exercise.dims or {}).get(name, "") and value.ndim and value.shape[-1]:
+                found.setdefault(f"the number of vectors in `{name}`", value.numel() / value.shape[-1])
             if value.ndim > 1:
                 found.setdefault(f"the number of entries of `{name}`", float(value.numel()))
         elif isinstance(value, (list, dict)) and value:

@@ -266,6 +266,8 @@ def _mask(p, f):
         return False
     if right is None or not 0 < int(right.sum()) < right.numel():
         return False
+    if isinstance(p.b, torch.Tensor) and not p.b.is_floating_point():
+        return bool((right == agree(p)).all())  # whole numbers are not rounded
     gap = (p.x - p.y).abs()[right != agree(p)]  # so near to each other that it may be rounding is neither right nor wrong
     return not gap.numel() or float(gap.max()) <= 50 * p.tolerance * float(p.y.abs().max())
 

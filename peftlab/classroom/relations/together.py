@@ -65,6 +65,22 @@ def half(ev):
     return Claim(slip.message + more, holds, "named")
 
 
+def in_one_thing(ev, what, pairs):
+    """What is seen of one thing is what a slip gives, and of the others it is not."""
+    if not usable(pairs) or (all(p.y.numel() < 2 for p in pairs) and len({repr(p.a) for p in pairs}) < 5):
+        return None  # so few numbers fit too many explanations
+    hits = [i for i, _ in enumerate(ev.exercise.slips) if _is_slip(ev, what, i)]
+    if len({ev.exercise.slips[i].message for i in hits}) != 1:
+        return None
+    besides = " Something else is wrong besides." if len(ev.wrong) > 1 else ""
+    text = f"{ev.exercise.slips[hits[0]].message}\nThat is about this: {what}.{besides}"
+    return Claim(text, lambda e: _is_slip(e, what, hits[0]), "named")
+
+
+def _is_slip(ev, what, index):
+    return all((u := _slip_value(p, index)) is not None and p.comparable and p.close(p.x, u) for p in ev.pairs(what))
+
+
 def pair(ev):
     """Two switches of the exercise's parametrised answer at once."""
     if not ev.exercise.switches or not ev.exercise.slips:
@@ -198,8 +214,8 @@ def elsewhere_asked(ev, what, end):
     if all(p.y.numel() < 2 for p in pairs) and len({repr(p.a) for p in pairs}) < 5:
         return None  # so few numbers fit too many explanations
     for i, slip in enumerate(ev.exercise.slips):
-        if not callable(slip.answer):
-            continue
+        if not callable(slip.answer) or _is_slip(ev, what, i):
+            continue  # a slip that explains it alone: another question would change nothing here
         for words in questions(ev.exercise, pairs[0].case):
             if process_time() > end:
                 return None
@@ -240,4 +256,4 @@ def _slip_asked(p, index, words):
     return "error" not in got and p.what in got and difference(p.a, got[p.what]) is None
 
 
-__all__ = ["beside", "elsewhere_asked", "expected", "half", "pair", "superposed"]
+__all__ = ["beside", "elsewhere_asked", "expected", "half", "in_one_thing", "pair", "superposed"]
