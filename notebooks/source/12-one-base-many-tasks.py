@@ -1022,3 +1022,9 @@ else:
 # [arXiv:2311.03099](https://arxiv.org/abs/2311.03099); one batch for many adapters, [arXiv:2310.18547](https://arxiv.org/abs/2310.18547) and
 # [arXiv:2311.03285](https://arxiv.org/abs/2311.03285). The library: `peft`, Apache-2.0. The sentences: Hutto and Gilbert, ICWSM 2014. The sum in this course's
 # package: `peftlab/combine.py`.
+
+# %% [markdown] tags=["written"]
+# ## In your own words
+#
+# A colleague has two adapters for one base and finds that their updates stand nearly at a right angle: *so they do not disturb each other, and I ship the sum.* What did you see on this page that belongs beside this
+# sentence, and beside which control? What would you measure before you choose between the sum, the mean and switching, and which outcome would make you ship the merged one?
