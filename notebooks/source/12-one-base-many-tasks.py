@@ -123,14 +123,10 @@ folder = pl.save(talker, f"{here.name}/talker")
 on_disk = (folder / "adapter_model.safetensors").stat().st_size
 for tasks in (1, 10, 100):
     copied, adapted = (b / 1e9 for b in bytes_of_tasks(tasks, parameters, shapes, 8))
-    print(
-        f"{tasks:3} tasks: copies {copied:6.2f} GB, one base and adapters {adapted:.2f} GB"
-    )
+    print(f"{tasks:3} tasks: copies {copied:6.2f} GB, base and adapters {adapted:.2f} GB")
 _, none = bytes_of_tasks(0, parameters, shapes, 8)
 one = bytes_of_tasks(1, parameters, shapes, 8)[1] - none
-print(
-    f"one adapter: {one / 1e6:.2f} MB by your function, {on_disk / 1e6:.2f} MB on the disk"
-)
+print(f"one adapter: {one / 1e6:.2f} MB by your function, {on_disk / 1e6:.2f} MB on disk")
 assert 0 <= on_disk - one < 0.02 * one, "a file is its numbers and a short header"
 
 # %% [markdown]
@@ -147,7 +143,7 @@ assert 0 <= on_disk - one < 0.02 * one, "a file is its numbers and a short heade
 
 # %%
 def mixed(x, weight, bias, adapters, rows):
-    """What leaves the layer, (n, time, d_out): row i through the adapter rows[i] alone."""
+    """What leaves the layer, (n, time, d_out): row i through adapter rows[i] alone."""
     ### BEGIN SOLUTION
     y = F.linear(x, weight, bias).clone()
     for name, (A, B, s) in adapters.items():
@@ -378,7 +374,7 @@ for hook in hooks:
 
 
 def beside(update, inputs):
-    """The norm of what an update adds, as a share of what Italian's adds; median layer."""
+    """The norm of what an update adds, as a share of Italian's; median layer."""
     shares = [
         (x @ update[path].T).norm() / (x @ updates["it"][path].T).norm()
         for path, x in inputs.items()
@@ -715,7 +711,7 @@ for world, label in WORLDS.items():
     mean, half = interval(of(world, "switch", "cosine"))
     off, wide = interval(of(world, "switch", "linear_off"))
     print(
-        f"{label:10} cosine {mean:+.3f} ± {half:.3f}; linear off by {off:.0%} ± {wide:.0%}"
+        f"{label:10} cosine {mean:+.3f} ± {half:.3f}; linear {off:.0%} ± {wide:.0%} off"
     )
 
 # %%
