@@ -7,6 +7,7 @@ from importlib import import_module
 from peftlab import methods
 from peftlab.adapter import Adapter
 from peftlab.attach import attach, detach
+from peftlab.combine import combine
 from peftlab.count import closed_form, count, multiplications, saved_activations
 from peftlab.files import load, save
 from peftlab.merge import merge, unmerge
@@ -14,8 +15,8 @@ from peftlab.use import mix, use
 from peftlab.virtual_tokens import VirtualTokens
 
 __version__ = "0.1.0"
-__all__ = ["Adapter", "VirtualTokens", "attach", "check", "classroom", "closed_form", "count", "detach", "lab", "load",
-           "merge", "methods", "mix", "multiplications", "save", "saved_activations", "unmerge", "use"]
+__all__ = ["Adapter", "VirtualTokens", "attach", "check", "classroom", "closed_form", "combine", "count", "detach", "lab",
+           "load", "merge", "methods", "mix", "multiplications", "save", "saved_activations", "unmerge", "use"]
 
 
 def __getattr__(name):

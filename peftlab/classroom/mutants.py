@@ -212,6 +212,11 @@ WHY = {
     "nf4-quantize": "No weight of the cases lies exactly in the middle between two levels.",
     "nf4-bits": "Without groups every whole number of blocks, one or two, has the same share of maxima.",
     "nf4-error-to-update": "0 and 0.0 are one number.",
+    "lora-cut": "Without `full_matrices=False` more vectors come, and none of them is used.",
+    "linear-combination": "No weight and no scale in the cases is zero, a quotient has the sign of its product, and to divide by a sign is to multiply by it.",
+    "ties-merge": "A place where the sum is zero has no entry left, all updates have one shape, and a quotient has the sign of its product.",
+    "dare-drop": "No entry of `u` equals `p` exactly; and zero is zero as a whole number too.",
+    "task-router": "All vectors are rows of matrices: dimension 1 is the default, `-1` and `+1`.",
 }
 
 

@@ -142,6 +142,37 @@ def low_rank(d_in=9, d_out=6, r=2):
     return fig
 
 
+def sum_of_loras(ranks=(2, 3), d_in=9, d_out=6):
+    """Two LoRAs as one: their B side by side, their A under each other, drawn to shape (numbers, not data)."""
+    fig = Figure(figsize=(8.2, 2.6), layout="constrained")
+    axes = fig.subplots()
+
+    def box(left, low, wide, high, name, colour):
+        patch = _box(left, low + high / 2, wide, high, PALETTE[colour])
+        patch.set_alpha(0.4)
+        axes.add_patch(patch)
+        axes.text(left + wide / 2, low + high / 2, name, ha="center", va="center", size=12)
+
+    def sign(at, text):
+        axes.text(at, d_out / 2, text, ha="center", va="center", size=15)
+
+    at = 0.0
+    for i, r in enumerate(ranks, 1):
+        box(at, 0, r, d_out, f"B{'₁₂'[i - 1]}", i - 1)
+        box(at + r + 0.5, (d_out - r) / 2, d_in, r, f"A{'₁₂'[i - 1]}", i - 1)
+        sign(at + r + d_in + 1.2, "+" if i == 1 else "=")
+        at += r + d_in + 2
+    box(at, 0, ranks[0], d_out, "B₁", 0)
+    box(at + ranks[0], 0, ranks[1], d_out, "B₂", 1)
+    at += sum(ranks) + 0.5
+    low = (d_out - sum(ranks)) / 2
+    box(at, low + ranks[1], d_in, ranks[0], "A₁", 0)
+    box(at, low, d_in, ranks[1], "A₂", 1)
+    axes.set(xlim=(-0.5, at + d_in + 0.5), ylim=(-0.6, d_out + 0.6), aspect="equal")
+    axes.axis("off")
+    return fig
+
+
 def lines(x, series, title, xlabel, ylabel, marks=8, points=()):
     """Lines over a plain x: `series` maps names to values; about `marks` markers on each line.
 
