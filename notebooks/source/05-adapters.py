@@ -561,18 +561,18 @@ assert mean - half < 0.05, "nothing here says that the non-linearity helped by m
 
 # %% tags=["nbval-ignore-output"]
 by_size = complete(records.load("adapters-by-size"))
-best = best_rates(by_size, ["method", "budget"], by="train_loss", lowest=True)
+at_best = best_rates(by_size, ["method", "budget"], by="train_loss", lowest=True)
 called = {"lora": "LoRA", "houlsby": "Houlsby", "houlsby-linear": "Houlsby, linear"}
 budgets, reached, ahead = sorted(by_size["budget"].unique()), {}, {}
 for size in budgets:
-    for key, name in called.items():
-        rows = best[(best["method"] == key) & (best["budget"] == size)]
-        tried = by_size[(by_size["method"] == key) & (by_size["budget"] == size)]["lr"]
-        lr = rows["lr"].iloc[0]
-        edge = "*" if lr in (tried.min(), tried.max()) else " "
-        reached[key, size] = rows.set_index("seed")["accuracy"].sort_index()
+    for key, label in called.items():
+        of_one = at_best[(at_best["method"] == key) & (at_best["budget"] == size)]
+        grid = by_size[(by_size["method"] == key) & (by_size["budget"] == size)]["lr"]
+        rate = of_one["lr"].iloc[0]
+        edge = "*" if rate in (grid.min(), grid.max()) else " "
+        reached[key, size] = of_one.set_index("seed")["accuracy"].sort_index()
         mean, half = interval(reached[key, size])
-        print(f"{name:15} {rows['trainable'].iloc[0]:7,} {lr:6g}{edge}", end="")
+        print(f"{label:15} {of_one['trainable'].iloc[0]:7,} {rate:6g}{edge}", end="")
         print(f" Italian {mean:6.1%} ± {half:.1%}")
     for one, other in (("lora", "houlsby"), ("houlsby", "houlsby-linear")):
         mean, half = ahead[one, size] = interval(
@@ -586,8 +586,8 @@ figures.show(
     figures.intervals(
         [f"{size:,}" for size in budgets],
         {
-            name: [interval(reached[key, size]) for size in budgets]
-            for key, name in called.items()
+            label: [interval(reached[key, size]) for size in budgets]
+            for key, label in called.items()
         },
         f"Italian by budget, each at its best rate: {by_size['seed'].nunique()} seeds, 95 % intervals",
         "trainable parameters, at most",
