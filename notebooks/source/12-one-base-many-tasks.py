@@ -270,12 +270,12 @@ figures.show(
         yscale="linear",
     ),
     alt="Time as a multiple of the base's for 1 to 32 adapters in a batch of 32 sentences: a mixed batch here, in peft, and switching. "
-    "The two mixed batches rise little with the number of adapters, switching rises far more.",
+    "All three rise with the number of adapters, switching most.",
 )
 
 # %% [markdown]
 # With every adapter that comes along a mixed batch does a little more: two small products for each, on its own rows. Switching runs the whole base once more
-# for each, on fewer rows, and that is what rises. The library's mixed batch is a loop over adapters as the one here is. Times differ from machine to machine and from
+# for each, on fewer rows, and that rises most. The library's mixed batch is a loop over adapters as the one here is. Times differ from machine to machine and from
 # run to run, so nothing on this page holds them to a number. Servers for thousands of adapters have no such loop: they gather the `A` and `B` of all rows and multiply
 # them in one kernel ([arXiv:2310.18547](https://arxiv.org/abs/2310.18547), [arXiv:2311.03285](https://arxiv.org/abs/2311.03285)).
 #
@@ -613,7 +613,7 @@ assert all_of["mean"] > all_of["base"], "and the mean of the three helps all"
 assert abs(angle) < 0.2, "the updates stand nearly at right angles here too"
 
 # %% [markdown]
-# At the same angle, the opposite: the mean of three is far above the base on every domain, near what switching gives, and even the plain sum, at three times the dose, only loses some of it. Whether
+# At the same angle, the opposite: the mean of three is far above the base on every domain, near what switching gives, and even the plain sum, at three times the dose, stays above the base on the whole. Whether
 # the mean is *better* than the best single adapter, one run and a few hundred sentences cannot say.
 #
 # ## Six seeds
