@@ -9,6 +9,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from peftlab import nf4
+
 from ..exercise import Case, Exercise, Question, Unexpected
 from ..observing import changed, given, pair
 
@@ -791,10 +793,10 @@ dequantize = Exercise(
 def dequantize_cases(seed):
     cases = []
     for case in quantize_cases(seed):
-        codes, maxima = by_borders(case.W, case.levels, case.block)
+        codes, maxima = nf4.quantize(case.W, case.block, lambda levels=case.levels: levels)
         shape = tuple(case.W.shape)
         label = case.label.replace("`W` of shape", "`shape =").replace("), ", ")`, ", 1)
-        cases.append(Case(label, packed=by_shifting(codes), absmax=maxima, levels=case.levels, shape=shape, block=case.block))
+        cases.append(Case(label, packed=nf4.pack(codes), absmax=maxima, levels=case.levels, shape=shape, block=case.block))
     return cases
 
 

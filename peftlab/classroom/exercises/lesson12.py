@@ -921,7 +921,7 @@ def look_dropping(answer, case):
     thinned = given(answer(update, case.p, u), torch.Tensor, "`dare`")
     again = answer(update, case.p, u)
     if isinstance(again, torch.Tensor) and again.shape == thinned.shape and not torch.equal(again, thinned):
-        raise Unexpected("Asked twice with the same `u`, `dare` drops other entries, or changes its input. The draw is in `u`: what else is drawn or written to?")
+        raise Unexpected("Asked twice with the same `u`, `dare` gives two answers, or has changed its input.")
     return {"thinned update": thinned, "the update is left as it was": torch.equal(update, case.update)}
 
 
