@@ -57,8 +57,8 @@ def method_of(config, file):
         raise ValueError(f"{file} is no configuration of `peft`'s: it has no peft_type. Other programs write files of that name, too; "
                          f"its fields are {short(sorted(config))}")
     every = _below(Adapter) + _below(VirtualTokens)
-    near = [m for m in every if kind and m.in_peft.peft_type == kind]
-    fits = [m for m in every if kind and kind in (m.in_peft.peft_type, m.__name__)
+    near = [m for m in every if kind and "in_peft" in vars(m) and m.in_peft.peft_type == kind]   # not who inherits a format
+    fits = [m for m in every if kind and (m in near or m.__name__ == kind)
             and all(config.get(k) == v for k, v in m.in_peft.fixed.items())]
     if near and not fits:
         field, want = next((k, v) for k, v in near[0].in_peft.fixed.items() if config.get(k) != v)
@@ -146,7 +146,8 @@ def write(model, name):
     method, targets, options = model.switch.recipe[name]
     if method.in_peft.one_target and isinstance(targets, (list, tuple)):
         [targets] = targets
-    config = {"peft_type": method.in_peft.peft_type or method.__name__, "task_type": _task(model, name), "inference_mode": True,
+    named = method.in_peft.peft_type if "in_peft" in vars(method) else ""   # a subclass computes something of its own
+    config = {"peft_type": named or method.__name__, "task_type": _task(model, name), "inference_mode": True,
               "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
               "target_modules": list(targets) if isinstance(targets, (list, tuple, set)) else targets,
               **method.in_peft.fixed, **_defaults(method), **{k: _plain(v) for k, v in options.items()}}

@@ -319,3 +319,18 @@ def test_several_adapters_that_peft_saved_together_are_loaded_one_by_one(tmp_pat
     for name in ("reviews", "tweets"):
         pl.load(model, tmp_path / name, name)
     assert list(model.switch.recipe) == ["reviews", "tweets"]
+
+
+def test_who_derives_from_a_method_takes_none_of_its_files(tmp_path):
+    class Louder(LoRA):
+        """A learner's own: it computes something else, so its file is no LoRA's."""
+
+        def after(self, x, y):
+            return y + 2 * (super().after(x, y) - y)
+
+    model = pl.attach(tiny("llama"), LoRA, ["q_proj"])
+    pl.save(model, tmp_path / "lora")
+    assert pl.load(tiny("llama"), tmp_path / "lora").switch.recipe["default"][0] is LoRA
+    pl.save(pl.attach(tiny("llama"), Louder, ["q_proj"]), tmp_path / "own")
+    assert json.loads((tmp_path / "own" / CONFIG).read_text())["peft_type"] == "Louder"
+    assert pl.load(tiny("llama"), tmp_path / "own").switch.recipe["default"][0] is Louder
