@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from peftlab.classroom import all_exercises, check, judge, sandbox, wire
+from peftlab.classroom.compare import difference
 from peftlab.classroom.exercise import find
 from peftlab.classroom.relations.evidence import expected, numbers
 
@@ -146,3 +147,11 @@ def test_a_wrong_answer_is_told_within_a_second():
         start = process_time()
         check(exercise, answer)
         assert process_time() - start < 1, exercise
+
+
+@pytest.mark.parametrize("seen, expected, same", [(2.0, math.inf, False), (math.inf, 2.0, False), (math.inf, math.inf, True), (math.inf, -math.inf, False)])
+def test_a_share_of_infinity_lets_nothing_pass(seen, expected, same):
+    assert (difference(seen, expected) is None) == same
+    mine, theirs = (torch.tensor([1.0, x, 3.0], dtype=torch.float64) for x in (seen, expected))
+    assert (difference(mine, theirs) is None) == same
+    assert difference(theirs + torch.tensor([0.5, 0, 0]), theirs), "what stands beside it is compared as well"
