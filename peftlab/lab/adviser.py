@@ -17,8 +17,8 @@ SITUATIONS = {
     "far": "a language the base never saw, related to none it knows, or hardly",
     "facts": "single facts the base never saw",
 }
-FACTOR = 2       # a number of examples is near a recorded one within this factor
-LARGEST = 4      # a memory is near the records up to this many times the largest need among them
+FACTOR = 2  # a number of examples is near a recorded one within this factor
+LARGEST = 4  # a memory is near the records up to this many times the largest need among them
 OLD = ("en", "es", "fr")
 DOMAINS = ("movies", "products", "tweets", "editorials")
 ROMANCE, OTHER = ("ca", "it", "pt", "ro"), ("de", "fi", "pl", "tr")
@@ -110,9 +110,13 @@ def _check(memory, distance, tasks, examples):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} is a number of {unit} above zero, and got {value!r}")
     if distance is not None and not isinstance(distance, str):
-        raise TypeError(f"distance is a name, one of {', '.join(SITUATIONS)} or a recorded target, and got {distance!r}")
+        raise TypeError(
+            f"distance is a name, one of {', '.join(SITUATIONS)} or a recorded target, and got {distance!r}"
+        )
     if distance is not None and not distance.strip():
-        raise ValueError(f"distance is empty: name one of {', '.join(SITUATIONS)} or a recorded target, or leave it out")
+        raise ValueError(
+            f"distance is empty: name one of {', '.join(SITUATIONS)} or a recorded target, or leave it out"
+        )
 
 
 def _look(evidence, asked, question, folder, findings, missing, assumed):
@@ -188,7 +192,9 @@ def _that_fit(found, memory, experiment, missing):
                        f"{size(needs[largest])}); what more memory buys, a larger base, was not measured")  # fmt: skip
         return []
     if memory < needs[smallest]:
-        missing.append(f"{experiment}: nothing that fits in {size(memory)}; the smallest need is {size(needs[smallest])} ({smallest})")
+        missing.append(
+            f"{experiment}: nothing that fits in {size(memory)}; the smallest need is {size(needs[smallest])} ({smallest})"
+        )
     return [(a, values) for a, values in found if a.memory <= memory]
 
 
@@ -273,7 +279,9 @@ def _versions(question, folder, findings, missing):
             missing.append("many-tasks: no runs in the folder of records")
             return
         rows = runs[runs["world"] == world]
-        rows = rows[rows["lr"] == rows["lr"].mode().iloc[0]].assign(target=world, words=words)  # other rates have one seed
+        rows = rows[rows["lr"] == rows["lr"].mode().iloc[0]].assign(
+            target=world, words=words
+        )  # other rates have one seed
         if answers := _answers(evidence, rows, question | {"tasks": None}, missing):
             findings.append(Finding("many-tasks", base, words, evidence.measure, None, answers, records.stamp(rows)))
 
@@ -293,9 +301,13 @@ def _assumptions(question, findings, assumed):
     if any(a.at_edge for a in answers):
         said.append("(edge): the best rate is the first or the last that was tried; a better one may lie beyond.")
     if any(a.memory for a in answers):
-        said.append("Memory is what training adds to the weights: gradients, AdamW's states and activations, counted for one step.")
+        said.append(
+            "Memory is what training adds to the weights: gradients, AdamW's states and activations, counted for one step."
+        )
     if any(a.keep for a in answers):
-        said.append(f"To keep: {question['tasks']} files of the recorded size, beside one base where the method has one.")
+        said.append(
+            f"To keep: {question['tasks']} files of the recorded size, beside one base where the method has one."
+        )
     if question["distance"] is None:
         said.append("No distance was given: every recorded situation is shown.")
     return (*said, *dict.fromkeys(assumed))
