@@ -98,6 +98,13 @@ def advise(memory=None, distance=None, tasks=None, examples=None, folder=records
     return Advice(question, tuple(findings), _assumptions(question, findings, assumed), tuple(dict.fromkeys(missing)))
 
 
+def plain(runs):
+    """Without the controls that differ in how a processor multiplies (`matmul`): the runs of the way that most have."""
+    if "matmul" not in runs or runs["matmul"].isna().all():
+        return runs
+    return runs[runs["matmul"] == runs["matmul"].mode().iloc[0]]
+
+
 def _check(memory, distance, tasks, examples):
     for name, value, kind, unit in (
         ("memory", memory, Real, "bytes"), ("tasks", tasks, Integral, "versions"), ("examples", examples, Integral, "examples"),
@@ -128,7 +135,7 @@ def _look(evidence, asked, question, folder, findings, missing, assumed):
         missing.append(f"{name}: no runs in the folder of records")
         return
     runs = runs.assign(target=runs[evidence.target] if evidence.target else next(iter(evidence.targets)))
-    runs = runs[runs["target"].isin(asked)]
+    runs = plain(runs[runs["target"].isin(asked)])
     if question["examples"] and "sentences" not in runs:
         missing.append(f"{name}: the number of examples was not varied")
         return
@@ -156,6 +163,8 @@ def _look(evidence, asked, question, folder, findings, missing, assumed):
             words = at["words"] + (f", {at['sentences']} sentences" if "sentences" in at else "")
             targets = ", ".join(sorted(set(rows["target"])))
             words += f" ({targets})" if len(set(rows["target"])) > 1 else ""
+            if "matmul" in used and set(used["matmul"]) == {"bf16"}:
+                assumed.append(f"{name}: the processor multiplied matrices in bfloat16.")
             findings.append(Finding(name, evidence.base, words, evidence.measure, evidence.loses, answers,
                                     records.stamp(used), at.get("sentences")))  # fmt: skip
 
@@ -170,13 +179,16 @@ def _nearest(examples, sizes):
 def _answers(evidence, rows, question, missing):
     """The methods of one situation that fit, the best first."""
     where, memory, found = f"{evidence.experiment}, {rows['words'].iloc[0]}", question["memory"], []
+    few = []
     for method, runs in rows.groupby(evidence.label, sort=False):
         parts = [_best_rate(evidence, part) for _, part in runs.groupby("target")]
         seeds = sorted(set.intersection(*(set(best["seed"]) for best, _ in parts)))
         if len(seeds) < 2:
-            missing.append(f"{where}: {method} has fewer than two seeds at all of its learning rates")
+            few.append(method)
             continue
         found.append(_measured(evidence, method, parts, seeds, question["tasks"]))
+    if few:
+        missing.append(f"{where}: fewer than two seeds at all of the learning rates of {', '.join(few)}")
     if memory and found:
         found = _that_fit(found, memory, evidence.experiment, missing)
     found.sort(key=lambda pair: (-pair[0].quality[0], pair[0].trainable or 0))
@@ -238,6 +250,8 @@ def _measured(evidence, method, parts, seeds, tasks):
 
 def _lost(evidence, chosen, how):
     """What was lost on each seed; None where a column is missing or not filled, as "off" is for full fine-tuning."""
+    if how and "off_differs" in chosen and (chosen["off_differs"] == 0).all():
+        return chosen.groupby("seed")["off_differs"].mean()  # off, it is the base bit for bit: nothing is lost
     pairs = [(before, after + how) for before, after in evidence.kept]
     if not pairs or any(c not in chosen or chosen[c].isna().any() for pair in pairs for c in pair):
         return None

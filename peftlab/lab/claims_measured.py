@@ -1,7 +1,7 @@
 """What the records say of each claim: `settle[number](see)` gives the verdict, by the rule in the function, and the numbers behind it.
 
 `see` hands out recorded runs and notes which ones were looked at: these are the runs that a verdict rests on. No number is written
-here but the thresholds of the rules.
+here but the thresholds of the rules. Instead of numbers stands None where nothing is recorded yet.
 """
 
 import random
@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from peftlab.lab import records
-from peftlab.lab.adviser import OTHER, ROMANCE, advise
+from peftlab.lab.adviser import OTHER, ROMANCE, advise, plain
 from peftlab.lab.sweeps import best_rates, interval
 
 HELD, IN_PART, NOT, OPEN = "held", "held in part", "did not hold", "not decided here"
@@ -41,7 +41,7 @@ class See:
         self.folder, self.used, self.about = folder, {}, {}
 
     def __call__(self, name, **where):
-        frame = load(name, self.folder)
+        frame = plain(load(name, self.folder))
         for column, values in where.items():
             frame = frame[frame[column].isin(values if isinstance(values, (list, tuple)) else [values])]
         if frame.empty:
@@ -434,9 +434,11 @@ def a_format(see):
 def grid(see):
     """{domain: {method: test accuracies by seed}}, each method at its own rate.
 
-    The domains that have the seeds a test wants; where none has, all that have two.
+    The domains that have the seeds a test wants; where none has, all that have two; none where nothing is recorded yet.
     """
     of, looked, here = {}, {}, See(see.folder)
+    if not (Path(see.folder) / "grid-minilm.jsonl").exists():
+        return of
     for domain in dict.fromkeys(load("grid-minilm", see.folder)["domain"]):
         looked[domain] = here("grid-minilm", domain=domain, sentences=256, method=["head", *SMALL, "full"])
         best = best_rates(looked[domain], ["method"], by="validation")
@@ -444,8 +446,6 @@ def grid(see):
     seeds = {domain: min(len(values) for values in ways.values()) for domain, ways in of.items()}
     wanted = SEEDS if max(seeds.values(), default=0) >= SEEDS else 2
     of = {domain: ways for domain, ways in of.items() if seeds[domain] >= wanted and "full" in ways}
-    if not of:
-        raise ValueError(f"grid-minilm in {see.folder} has no domain with two seeds: record more")
     for domain in of:
         see.note("grid-minilm", looked[domain])
     return of
@@ -491,7 +491,8 @@ def in_the_grid(of):
 
 def comparable(see):
     """Held: one small method is on par in every domain. Did not hold: each is surely behind."""
-    of = grid(see)
+    if not (of := grid(see)):
+        return OPEN, None
     _, par, behind = beside_full(of)
     if seeds_of(of) < SEEDS:
         return OPEN, in_the_grid(of)
@@ -501,8 +502,10 @@ def comparable(see):
 
 
 def better_than_the_head(see):
-    """Held: every small method is surely better than the head alone, and on par in every domain. Did not hold: none is better."""
-    of = grid(see)
+    """Held: every small method is surely better than the head alone, and on par with full in every domain. Did not hold: each is no
+    more than the margin better than the head, with the whole interval, in every domain."""
+    if not (of := grid(see)):
+        return OPEN, None
     _, par, _ = beside_full(of)
     found = differences(of, [(m, "head") for m in SMALL])
     ahead = [m for (m, _), (_, surely) in found.items() if surely]
@@ -510,7 +513,8 @@ def better_than_the_head(see):
     if seeds_of(of) < SEEDS:
         return OPEN, values
     everywhere = [m for m in ahead if len(par[m]) == len(of)]
-    return HELD if len(everywhere) == len(found) else IN_PART if ahead else NOT, values
+    no_better = all(gap.high <= MARGIN for gaps, _ in found.values() for gap in gaps.values())
+    return HELD if len(everywhere) == len(found) else IN_PART if ahead else NOT if no_better else OPEN, values
 
 
 def biases_on_par(see):
@@ -540,7 +544,8 @@ def biases_on_par(see):
 def best_balance(see):
     """Held: surely better than whatever trains less, and nowhere more than the margin behind the best. Did not hold: in every domain
     a method that trains less is no more than the margin behind it."""
-    of = grid(see)
+    if not (of := grid(see)):
+        return OPEN, None
     sizes = load("grid-minilm", see.folder).groupby("method")["trainable"].max()
     cheaper = [m for m in ("head", *SMALL) if m in sizes and sizes[m] < sizes["lora-8"]]
     found = differences(of, [("lora-8", m) for m in cheaper])
@@ -584,7 +589,8 @@ def little_code(see):
 
 
 def by_distance(see):
-    """The adviser's choice in each situation: does it change with the distance, with the memory, with the number of versions?"""
+    """Held in part: the adviser's choice changes with the distance or with the memory. Did not hold: with neither. The number of
+    versions cannot change it, since no record says that a method learns better for it."""
 
     def ask(**question):
         advice = advise(**question, folder=see.folder)
@@ -593,23 +599,17 @@ def by_distance(see):
             see.note(finding.experiment, frame[frame["key"].isin({k for a in finding.answers for k in a.compared})])
         return {f.what: f.choice for f in advice.findings}
 
-    near, far = ask(distance="es"), ask(distance="tr")
-    related = ask(distance="it")
-    tight, wide = ask(distance="near", memory=50 * 10**6), ask(distance="near", memory=500 * 10**6)
-    one, other = next(iter(near.values())), next(iter(far.values()))
-    between = next(iter(related.values()))
-    moved = [what for what in tight if tight[what] != wide.get(what)]
-    changes = [one != other, bool(moved)]
-    values = {
-        "known": one,
-        "related": between,
-        "far": other,
-        "tight": 50,
-        "wide": 500,
-        "moved": len(moved),
-        "domains": len(tight),
-    }
-    return (IN_PART if any(changes) else NOT), values
+    choice = {target: next(iter(ask(distance=target).values())) for target in ("es", "it", "tr")}
+    little, much = 50, 500
+    tight, wide = (ask(distance="near", memory=number * 10**6) for number in (little, much))
+    moved = [
+        f"on {what}: {tight[what]}, then {wide[what]}" for what in tight if tight[what] != wide.get(what, tight[what])
+    ]
+    budgets = (
+        f"{little} to {much} MB it changes {listed(moved)}" if moved else f"{little} to {much} MB no change is recorded"
+    )
+    values = {"known": choice["es"], "related": choice["it"], "far": choice["tr"], "budgets": budgets}
+    return (IN_PART if len(set(choice.values())) > 1 or moved else NOT), values
 
 
 SETTLE = {

@@ -14,6 +14,9 @@ EVERY_RUN = {
     for name in (*(e.experiment for e in adviser.EVIDENCE), "many-tasks")
     for line in records.read(records.RUNS / f"{name}.jsonl")
 }
+GRID = (
+    len({line["config"]["seed"] for (name, _), line in EVERY_RUN.items() if name == "grid-minilm"}) > 1
+)  # else it cannot speak
 RELATED = (
     {"es": "near", "movies": "near"} | dict.fromkeys(adviser.ROMANCE, "related") | dict.fromkeys(adviser.OTHER, "far")
 )
@@ -39,8 +42,6 @@ QUESTIONS = [  # the question; the experiments that are to speak; what is to be 
 ]
 OUTSIDE = [
     ({"distance": "japanese"}, "'japanese'"),
-    ({"memory": 112 * 10**9}, "4 times the largest need"),  # gradients and states of seven billion parameters
-    ({"memory": 1}, "the smallest need"),
     ({"examples": 1_000_000}, "1000000 examples"),
     ({"distance": "far", "examples": 256}, "was not varied"),
     ({"distance": "facts", "memory": 10**8}, "memory was not counted"),
@@ -50,10 +51,13 @@ OUTSIDE = [
 @pytest.mark.parametrize("question, speak, missing", QUESTIONS, ids=[str(q) for q, _, _ in QUESTIONS])
 def test_the_runs_of_every_answer_exist_and_fit_the_question(question, speak, missing):
     advice = pl.lab.advise(**question)
-    assert advice.recorded and {f.experiment for f in advice.findings} >= speak - {"grid-minilm"}
-    assert {f.experiment for f in advice.findings} <= speak | {"grid-minilm"}
+    speaking = {f.experiment for f in advice.findings}
+    assert speaking - {"grid-minilm"} == speak - {"grid-minilm"}
+    assert "grid-minilm" in speaking or not ("grid-minilm" in speak and GRID)
     assert all(any(text in line for line in advice.missing) for text in missing)
-    assert any("minilm-l6" in line or "polyglot-350k" in line or "smollm2-135m" in line for line in advice.assumed)
+    assert not advice.recorded or any(
+        "minilm-l6" in line or "polyglot-350k" in line or "smollm2-135m" in line for line in advice.assumed
+    )
     for finding in advice.findings:
         assert finding.answers and finding.stamp and finding.best in finding.sentence()
         for answer in finding.answers:
@@ -108,10 +112,20 @@ def test_outside_the_records_the_answer_is_not_recorded(question, why):
     assert "did best" not in str(advice)
 
 
+@pytest.mark.parametrize(
+    "memory, why", [(112 * 10**9, "4 times the largest need"), (399, "the smallest need is 400 B (head)")]
+)
+def test_a_memory_far_from_the_records_is_not_recorded(tmp_path, memory, why):  # 112 GB: seven billion parameters
+    grid(tmp_path)
+    advice = pl.lab.advise(memory=memory, folder=tmp_path)
+    assert not advice.recorded and any(why in line for line in advice.missing)
+    assert pl.lab.advise(memory=80_000, folder=tmp_path).recorded  # four times the largest, and no more
+
+
 @pytest.fixture
 def copied(tmp_path):
-    for name in {e.experiment for e in adviser.EVIDENCE}:
-        shutil.copy(records.RUNS / f"{name}.jsonl", tmp_path)
+    for file in records.RUNS.glob("*.jsonl"):
+        shutil.copy(file, tmp_path)
     return tmp_path
 
 
@@ -143,34 +157,27 @@ def test_without_the_record_it_is_not_recorded(copied):
 
 
 def grid(folder, seeds=3):
-    """A grid as it is recorded for lesson 10, worked out by hand: (method, rate, bytes of a file) on one domain."""
+    """A grid of one domain as lesson 10's is recorded, to be worked out by hand; beside it a control of another matmul, far off."""
     lines = []
-    for method, bytes_, file, scores in (
-        ("head", 100, 1_000, (0.6, 0.5)),
-        ("lora-8", 400, 3_000, (0.7, 0.8)),
-        ("full", 5_000, 90_000, (0.81, 0.7)),
-    ):
-        for lr, score in zip((0.001, 0.003), scores):
-            for seed in range(seeds):
-                metrics = {
-                    "validation": score,
-                    "test": score + 0.01 * seed,
-                    "retrieval": 0.5,
-                    "retrieval_before": 0.75,
+    ways = (("head", 100, 1_000, (0.6, 0.5)), ("lora-8", 400, 3_000, (0.7, 0.8)), ("full", 5_000, 90_000, (0.81, 0.7)))
+    for method, number, file, scores in ways:
+        for lr, score, matmul in zip((0.001, 0.003, 0.001), (*scores, 1.0), ("bf16", "bf16", "ieee")):
+            for seed in range(seeds if matmul == "bf16" else 1):
+                counts = {
+                    "trainable": number,
+                    "gradients": number,
+                    "optimizer": 2 * number,
+                    "activations": number,
                     "file_bytes": file,
-                    "retrieval_off": 0.75,
-                    "trainable": bytes_,
-                    "gradients": bytes_,
-                    "optimizer": 2 * bytes_,
-                    "activations": bytes_,
                 }
-                config = {"domain": "tweets", "method": method, "lr": lr, "sentences": 256, "steps": 48, "seed": seed}
+                kept = {"retrieval": 0.5, "retrieval_before": 0.75, "off_differs": 0.1 if method == "full" else 0.0}
+                where = {"domain": "tweets", "sentences": 256, "steps": 36, "matmul": matmul}
                 lines.append(
                     {
                         "experiment": "grid-minilm",
-                        "key": f"{method}-{lr}-{seed}",
-                        "config": config,
-                        "metrics": metrics,
+                        "key": f"{method}-{lr}-{seed}" + matmul.removeprefix("bf16"),
+                        "config": where | {"method": method, "lr": lr, "seed": seed},
+                        "metrics": counts | kept | {"validation": score, "test": score + 0.01 * seed},
                         "seconds": 1,
                         "date": "2026-01-01T00:00:00",
                         "commit": "abc",
@@ -195,9 +202,10 @@ def test_an_answer_by_hand(tmp_path):
         and full.at_edge
         and lora.keys == tuple(f"lora-8-0.003-{s}" for s in range(3))
     )
-    assert (
-        lora.quality == pytest.approx((0.81, 4.303 * 0.01 / 3**0.5)) and lora.lost == (0.25, 0) and lora.lost_off == 0
-    )
+    assert lora.quality == pytest.approx((0.81, 4.303 * 0.01 / 3**0.5))
+    assert lora.lost == (0.25, 0) and lora.lost_off == 0 and full.lost_off is None
+    assert not any("ieee" in key for a in finding.answers for key in a.compared)
+    assert "grid-minilm: the processor multiplied matrices in bfloat16." in advice.assumed
     assert (full.keep, lora.keep, head.keep) == (900_000, 30_000, 10_000)
     assert (
         lora.behind == pytest.approx((0.01, 0))
@@ -218,7 +226,9 @@ def test_an_unfinished_seed_is_not_used_and_one_seed_is_no_answer(tmp_path):
     assert {a.method: a.seeds for a in finding.answers} == {"full": (0, 1, 2), "lora-8": (0, 1), "head": (0, 1, 2)}
     grid(tmp_path, seeds=1)
     advice = pl.lab.advise(distance="tweets", folder=tmp_path)
-    assert not advice.recorded and any("lora-8 has fewer than two seeds" in line for line in advice.missing)
+    assert not advice.recorded and any(
+        "fewer than two seeds at all of the learning rates of head, lora-8, full" in line for line in advice.missing
+    )
 
 
 @pytest.mark.parametrize(
