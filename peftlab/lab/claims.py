@@ -21,7 +21,7 @@ PAGE, README = ROOT / "docs" / "claims.md", ROOT / "README.md"
 class Claim:
     """One claim. depends: what it depends on, with fields for the numbers; without: how it is settled where it needs no run.
 
-    said: words of each lesson's own table on it; amounts: the verdict that these words amount to.
+    said: words of each lesson's own table on it; amounts: the verdict that these words amount to; would: what would decide it.
     """
 
     number: int
@@ -31,6 +31,7 @@ class Claim:
     without: str = ""
     said: dict = field(default_factory=dict)
     amounts: str = ""
+    would: str = ""
 
 
 CLAIMS = (
@@ -39,6 +40,7 @@ CLAIMS = (
         "Each at its own learning rate, the small method that is least behind full fine-tuning is {told}, over "
         "{seeds} seeds. On par, the whole interval within {margin:.0f} points: {par}. The verdict wants {wanted} "
         "seeds in a domain.",
+        would="Six seeds in at least two domains decide it, if their intervals are narrower than the margin or the differences plain.",
     ),
     Claim(
         2, "140 to 280 times fewer trainable parameters", ("01",),
@@ -57,8 +59,8 @@ CLAIMS = (
     ),
     Claim(
         5, "Memory falls in proportion to the trainable parameters", ("01",),
-        "{parameters:.0f} times fewer parameters, but weights, gradients and AdamW's states together are {less:.1f} "
-        "times smaller, and activations come on top of both.",
+        "{parameters:.0f} times fewer parameters, but weights, gradients and AdamW's states together are only "
+        "{less:.1f} times smaller, and activations come on top of both.",
     ),
     Claim(
         6, "The base's knowledge stays intact, since its weights do not change", ("03", "09",),
@@ -69,9 +71,9 @@ CLAIMS = (
     Claim(
         7, "The product of two narrow matrices approximates the same information", ("02", "03",),
         "It depends on the task. LoRA of rank eight learnt {italian:.1%} of Italian where full fine-tuning learnt "
-        "{italian_full:.1%}, and {turkish:.1%} of Turkish beside {turkish_full:.1%}. Their full updates are not of "
-        "low rank: {share:.0%} of the squared norm takes {italian_ranks:.1f} and {turkish_ranks:.1f} of at most "
-        "{wide} ranks.",
+        "{italian_full:.1%}, and {turkish:.1%} of Turkish beside {turkish_full:.1%}. Neither full update is of low "
+        "rank: {share:.0%} of the squared norm takes {italian_ranks:.1f} and {turkish_ranks:.1f} of at most {wide} "
+        "ranks. So a product need not approximate the full update to learn a task.",
         said={"02": "true as far as the update is near a low rank", "03": "in two of the three tasks"}, amounts=IN_PART,
     ),
     Claim(
@@ -151,7 +153,7 @@ CLAIMS = (
         20, "So prompts and prefixes struggle on tasks that need new attention", ("06",),
         "With one block no prompt and no prefix reversed a list (at best {one:.1%} of them, after as many as "
         "{patient:,} steps). With two, a prefix of forty did in {did} of {seeds} seeds after {patient:,} steps; LoRA "
-        "of rank eight did in every seed after {steps}, at least {lora:.1%}.",
+        "of rank eight did in every seed after {steps}, {lora:.1%} or more.",
         said={"06": "with one block they never did it"}, amounts=IN_PART,
     ),
     Claim(
@@ -186,6 +188,7 @@ CLAIMS = (
         "Surely better than the head alone, by a sign-flip test over seeds and domains after Holm's correction: "
         "{number} of {methods} methods ({ahead}), over {seeds} seeds. Least behind full fine-tuning: {told}; on par "
         "within {margin:.0f} points: {par}. The verdict wants {wanted} seeds.",
+        would="Six seeds in at least two domains decide it, if their intervals are narrower than the margin or the differences plain.",
     ),
     Claim(
         26, "The biases alone (BitFit) are about 0.1 % of the parameters", ("01", "07",),
@@ -198,6 +201,7 @@ CLAIMS = (
         "BitFit less full fine-tuning: {told}. On par or better for certain, no more than {margin:.0f} points behind "
         "with the whole interval: {par} of {all}.",
         said={"07": "not settled"},
+        would="More seeds, or more sentences in the test, would decide it: the intervals are wider than the margin.",
     ),
     Claim(
         28, "A few well chosen parameters carry the signal", ("02",),
@@ -214,9 +218,9 @@ CLAIMS = (
     ),
     Claim(
         30, "For domain, tone and format PEFT is enough", ("03", "11",),
-        "A format was learnt, {score:.1%} of answers in it beside {before:.1%} untouched, over {seeds} seeds, and an "
-        "adapter for each domain gained {gain:points} on the base. Neither was set beside full fine-tuning, and tone "
-        "was not tried.",
+        "Of a format, yes: {score:.1%} of answers were in it, beside {before:.1%} untouched, over {seeds} seeds. In "
+        "three domains an adapter each gained {gain:points} on the base; whether training everything gains more is "
+        "C{other}. Tone was not tried.",
     ),
     Claim(
         31, "The library has more than 25 methods", ("13",),
@@ -234,6 +238,7 @@ CLAIMS = (
         "LoRA of rank eight on query and value is {told}, over {seeds} seeds. Methods that train less: {cheaper}; one"
         " of them is no more than {margin:.0f} points behind it, with the whole interval, on {equalled}. The verdict "
         "wants {wanted} seeds.",
+        would="Six seeds in at least two domains decide it, if their intervals are narrower than the margin or the differences plain.",
     ),
     Claim(
         34, "Prompt tuning, if it has to be lighter and the task is near", ("06", "09",),
@@ -288,7 +293,8 @@ def settle(claim, folder=records.RUNS):
     """The claim with its verdict and numbers, from the records in a folder. Raises FileNotFoundError or ValueError where runs are missing."""
     see = See(folder)
     verdict, values = SETTLE[claim.number](see)
-    return Settled(claim, verdict, NOTHING if values is None else claim.depends.format(**values), see.used)
+    told = [NOTHING if values is None else claim.depends.format(**values), claim.would if verdict == OPEN else ""]
+    return Settled(claim, verdict, " ".join(filter(None, told)), see.used)
 
 
 def table(lesson=None, folder=records.RUNS):
@@ -311,7 +317,8 @@ INTRODUCTION = (
     "What articles say of parameter-efficient fine-tuning, claim by claim, and what the runs of this course say to it. Generated "
     "by `python -m peftlab.lab.claims` from `peftlab/lab/claims.py` and the records in `data/runs`; a test fails when this page, a "
     "lesson's own table and the records disagree. The models are small and the runs are from a processor: a verdict is about what "
-    "was measured here, and each says what it depends on. What stands after ± is half of the 95 % interval of a mean over seeds."
+    "was measured here, by a rule that stands with it in `peftlab/lab/claims_measured.py`. What stands after ± is half of the 95 % "
+    "interval of a mean over seeds; each method is taken at the learning rate that is best in training or on validation."
 )
 
 
@@ -327,7 +334,7 @@ def page(settled):
     out = ["# The claims, settled", "", INTRODUCTION, "", digest(settled), "", "| | claim | verdict | lesson |", "| --- | --- | --- | --- |"]
     out += [f"| [C{s.claim.number}](#c{s.claim.number}) | {s.claim.sentence} | {s.verdict} | {', '.join(s.claim.lessons)} |" for s in settled]
     for s in settled:
-        out += ["", f"## C{s.claim.number}", "", f"*{s.claim.sentence}.* **{s.verdict[0].upper()}{s.verdict[1:]}**, lesson {' and '.join(s.claim.lessons)}.", "",
+        out += ["", f"## C{s.claim.number}", "", f"*{s.claim.sentence}.* **{s.verdict[0].upper()}{s.verdict[1:]}**, lesson{'s' * (len(s.claim.lessons) > 1)} {' and '.join(s.claim.lessons)}.", "",
                 s.depends, "", f"Rests on: {s.runs}."]  # fmt: skip
     return "\n".join(out) + "\n"
 

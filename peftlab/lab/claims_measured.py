@@ -425,7 +425,7 @@ def a_format(see):
     domains = see("many-tasks", world="domains", way=["base", "switch"], lr=0.003)
     gain = Mean(column(domains, "accuracy", way="switch") - column(domains, "accuracy", way="base"))
     verdict = IN_PART if score.low > before.high and gain.low > 0 else OPEN
-    return verdict, {"score": score, "before": before, "gain": gain, "seeds": runs["seed"].nunique()}
+    return verdict, {"score": score, "before": before, "gain": gain, "seeds": runs["seed"].nunique(), "other": 1}
 
 
 # ---- the fair comparison on minilm-l6 (lesson 10)

@@ -114,7 +114,7 @@ MEASURED = [c for c in claims.CLAIMS if not c.without]
 @pytest.mark.parametrize("claim", MEASURED, ids=lambda c: f"C{c.number}")
 def test_a_claim_does_not_survive_the_loss_of_a_run(claim, settled, copied):
     before = settled[claim.number]
-    assert before.used or (before.verdict, before.depends) == (OPEN, claims.NOTHING), "a verdict rests on runs"
+    assert before.used or before.verdict == OPEN and before.depends.startswith(claims.NOTHING), "a verdict rests on runs"
     for name, used in before.used.items():
         path = copied / f"{name}.jsonl"
         whole = path.read_text("utf-8")
@@ -252,7 +252,8 @@ def test_the_rules_of_the_fair_comparison(tmp_path, seeds, quality, verdicts):
 
 def test_what_is_not_recorded_yet_is_not_decided(tmp_path):
     settled = claims.settle(claims.CLAIMS[0], tmp_path)
-    assert (settled.verdict, settled.depends, settled.runs) == (OPEN, claims.NOTHING, "nothing recorded yet")
+    assert settled.verdict == OPEN and settled.runs == "nothing recorded yet"
+    assert settled.depends == f"{claims.NOTHING} {claims.CLAIMS[0].would}"
     grid(tmp_path, 1, head=0.6, lora_8=0.9, full=0.9)
     assert claims.settle(claims.CLAIMS[0], tmp_path).verdict == OPEN
 
