@@ -63,8 +63,8 @@ def adviser(**more):
         question = {name: offered[name][label] for name, label in asked.items()}
         return advise(**question, **more)._repr_html_()
 
-    first = {"distance": "near", "examples": "256"}
-    return explore(draw, **{name: (first.get(name, next(iter(of))), list(of)) for name, of in offered.items()})
+    start = {name: next(iter(of)) for name, of in offered.items()} | {"distance": "related"}
+    return explore(draw, **{name: (start[name], list(of)) for name, of in offered.items()})
 
 
 def bars(budgets, unit=1e9, name="GB", widest=None):
