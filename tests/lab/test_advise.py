@@ -1,6 +1,8 @@
 """The adviser answers from runs that exist and fit the question, and says "not recorded" where there are none."""
 
+import ast
 import json
+import re
 import shutil
 
 import pytest
@@ -253,6 +255,13 @@ def test_it_reads_well_in_a_terminal_and_is_escaped_in_a_notebook():
     assert all(a.keys[0] in str(advice) and " ".join(a.keys) in html for f in advice.findings for a in f.answers)
     assert advice.choices == {f.what: f.choice for f in advice.findings} and len(advice.choices) == len(advice.findings)
     assert len(advice.frame()) == sum(len(f.answers) for f in advice.findings)
+
+
+def test_the_example_in_the_readme_has_an_answer():
+    text = (records.RUNS.parents[1] / "README.md").read_text("utf-8")
+    (call,) = re.findall(r"pl\.lab\.advise\(([^)]*)\)", text)
+    question = dict(pair.split("=") for pair in call.split(", "))
+    assert pl.lab.advise(**{name: ast.literal_eval(value) for name, value in question.items()}).recorded
 
 
 def test_bytes_are_said_in_three_digits():
