@@ -257,6 +257,11 @@ def test_it_reads_well_in_a_terminal_and_is_escaped_in_a_notebook():
     assert len(advice.frame()) == sum(len(f.answers) for f in advice.findings)
 
 
+def test_runs_of_one_configuration_in_two_records_are_said_to_be_no_more_evidence():
+    twice = [any("one key in two records" in line for line in pl.lab.advise(distance=d).assumed) for d in ("it", "facts")]
+    assert twice == [True, False]
+
+
 def test_the_example_in_the_readme_has_an_answer():
     text = (records.RUNS.parents[1] / "README.md").read_text("utf-8")
     (call,) = re.findall(r"pl\.lab\.advise\(([^)]*)\)", text)
