@@ -65,7 +65,7 @@ class ProcessError(RuntimeError):
         super().__init__(f"{'a process' if rank is None else f'process {rank}'} stopped with {told}{output}")
 
 
-def run(worker, size=2, seconds=120, **given):
+def run(worker, size=2, seconds=240, **given):
     """[worker(rank, size, **given) in each of `size` processes]; they can talk through `torch.distributed`.
 
     seconds: after so many all of them are ended, and a TimeoutError says what they had printed.

@@ -12,7 +12,7 @@ from torch import nn
 from ..exercise import Case, Exercise, Question, Unexpected
 from ..observing import TINY, given
 
-LESSON = "13-the-library"
+LESSON = "13-the-library-and-beyond"
 
 
 def draws(seed):
@@ -129,7 +129,7 @@ def look_features(answer, case):
     lost = [key for key in ("input_ids", "attention_mask", "labels") if key not in row]
     if lost:
         raise Unexpected(f"the row has no {' and no '.join(f'`{k}`' for k in lost)}; it has {', '.join(map(repr, row)) or 'nothing'}.")
-    out = {key: [int(v) for v in given(row[key], (list, tuple), f"`{key}`")] for key in ("input_ids", "attention_mask", "labels")}
+    out = {key: " ".join(str(int(v)) for v in given(row[key], (list, tuple), f"`{key}`")) for key in ("input_ids", "attention_mask", "labels")}
     return out | {"prompt and answer are left as they were": prompt == case.prompt and reply == case.answer}
 
 
@@ -138,7 +138,7 @@ def the_first_place(cases, seen, expected):
     """Which place of which list is wrong first, and what is read there."""
     for case, mine, theirs in zip(cases, seen, expected):
         for key in ("input_ids", "attention_mask", "labels"):
-            a, b = mine.get(key, []), theirs[key]
+            a, b = mine.get(key, "").split(), theirs[key].split()
             if a == b:
                 continue
             if len(a) != len(b):
@@ -483,8 +483,9 @@ def look_returning(answer, case):
         return base
 
     value = answer(model, case.x.clone(), save, fresh, load)
-    if isinstance(value, torch.Tensor) and value.numel() != 1:
-        raise Unexpected(f"`round_trip` gave a tensor of shape {tuple(value.shape)}; expected one number, the largest difference.")
+    if isinstance(value, bool) or isinstance(value, torch.Tensor) and value.numel() != 1:
+        came = value if isinstance(value, bool) else f"a tensor of shape {tuple(value.shape)}"
+        raise Unexpected(f"`round_trip` gave {came}; expected one number, the largest difference.")
     value = float(given(value, (float, int, torch.Tensor), "`round_trip`"))
     same = all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
     return {"largest difference": torch.tensor(round(value, 5)), "the trained model keeps its weights": same}
@@ -984,17 +985,15 @@ def reducing_cases(seed):
 
 @reducing.observe
 def look_reducing(answer, case):
-    given_away = []
-
     def work(rank, post):
         x = case.xs[rank].clone()
         y = given(answer(x, rank, case.size, post.send, post.receive), torch.Tensor, "`all_reduce`")
-        given_away.append(torch.equal(x, case.xs[rank]))
-        return y.detach().clone()
+        return y.detach().clone(), torch.equal(x, case.xs[rank])
 
-    sums = side_by_side(work, case.size)
+    sums, kept = zip(*side_by_side(work, case.size))
     alike = all(s.shape == sums[0].shape and torch.equal(s, sums[0]) for s in sums)
-    return {"sum on each rank": torch.stack(sums) if len({s.shape for s in sums}) == 1 else sums, "the same on all ranks, bit for bit": alike}
+    sums = torch.stack(sums) if len({s.shape for s in sums}) == 1 else list(sums)
+    return {"sum on each rank": sums, "the same on all ranks, bit for bit": alike, "x is left as it was": all(kept)}
 
 
 @reducing.evidence
@@ -1118,6 +1117,11 @@ def two_ranks(x, rank, size, send, receive):
 @reducing.slip("The largest is taken, place by place. Which operation was asked for?")
 def the_maximum(x, rank, size, send, receive):
     return torch.stack(gathered(x, rank, size, send, receive)).amax(0)
+
+
+@reducing.slip("The sum is right, and written into `x`: what the rank had is gone. Which operation makes a new tensor?")
+def into_x(x, rank, size, send, receive):
+    return x.copy_(by_one(x.clone(), rank, size, send, receive))
 
 
 @reducing.slip("All ranks wait before anybody has sent: they wait for ever. Who goes first?")
@@ -1317,18 +1321,32 @@ def look_sending(answer, case):
     if len(value) != 2:
         raise Unexpected(f"`bytes_a_step` gave {len(value)} things; expected two: bytes with a whole model everywhere, bytes with a model in parts.")
     whole_model, parts = (float(v) for v in value)
-    return {"model everywhere": torch.tensor(whole_model / 4), "model in parts": torch.tensor(parts / 4)}
+    return {"model everywhere": torch.tensor(whole_model), "model in parts": torch.tensor(parts)}
 
 
 @sending.term("model everywhere")
 def everywhere_terms(case):
-    share = (case.size - 1) / case.size
+    share = 4 * (case.size - 1) / case.size
     return {"trainable parameters, once around": share * case.trainable, "frozen parameters, once around": share * case.frozen}
 
 
 @sending.term("model in parts")
 def parts_terms(case):
     return everywhere_terms(case)
+
+
+@sending.evidence
+def how_often_all_of_it(cases, seen, expected):
+    """The first wrong number of bytes, beside those of all the tensors that are in question."""
+    for what, of in (("model everywhere", "trainable parameters"), ("model in parts", "parameters")):
+        for case, mine, theirs in zip(cases, seen, expected):
+            if what in mine and abs(float(mine[what]) - float(theirs[what])) > 1e-4 * float(theirs[what]):
+                whole = 4 * (case.trainable + (case.frozen if of == "parameters" else 0))
+                return (
+                    f"{what.capitalize()}, {case.size} processes: all {of} have {whole:,} bytes, and by your function each process sends {float(mine[what]) / whole:.3g} "
+                    "times as much. What of them goes out in one round, and how many rounds are there?"
+                )
+    return None
 
 
 @sending.solution
