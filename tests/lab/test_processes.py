@@ -78,23 +78,27 @@ def test_tensors_are_sent_as_they_were_and_counted():
 
 
 def test_one_that_hangs_is_ended_and_what_it_printed_is_told(tmp_path):
-    began = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"after 40 seconds 2 processes were not done(.|\n)*about to wait"):
-        processes.run(hangs, seconds=40, file=str(tmp_path / "pid"))
-    assert time.monotonic() - began < 90
-    pids = [int(p.read_text()) for p in tmp_path.iterdir()]
-    assert len(pids) == 2 and not any(psutil.pid_exists(pid) for pid in pids)
+    for seconds in (20, 60, 180):  # on a busy machine it takes long until both have begun
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match=f"after {seconds} seconds 2 processes were not done") as caught:
+            processes.run(hangs, seconds=seconds, file=str(tmp_path / "pid"))
+        assert time.monotonic() - began < seconds + 60
+        pids = [int(p.read_text()) for p in tmp_path.iterdir() if p.read_text()]
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        if len(pids) == 2:
+            break
+    assert len(pids) == 2 and "about to wait" in str(caught.value)
 
 
 def test_they_end_by_themselves_when_the_one_that_started_them_is_killed(tmp_path):
     pid = os.fork() if hasattr(os, "fork") else pytest.skip("no fork here")
     if pid == 0:
         try:
-            processes.run(hangs, seconds=60, file=str(tmp_path / "pid"))
+            processes.run(hangs, seconds=240, file=str(tmp_path / "pid"))
         finally:
             os._exit(0)
     try:
-        for _ in range(600):
+        for _ in range(1800):
             if len(list(tmp_path.iterdir())) == 2:
                 break
             time.sleep(0.1)
