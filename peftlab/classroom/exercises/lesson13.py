@@ -888,8 +888,8 @@ class Waiting(BaseException):
 MOST = 64  # messages of one rank, or rounds of all
 
 
-def side_by_side(work, size):
-    """[work(rank, post) for each rank]: one after the other. A rank that has to wait is begun anew when others have gone on.
+def side_by_side(work, size, means):
+    """[work(rank, means) for each rank]: one after the other. A rank that has to wait is begun anew when others have gone on.
 
     Each rank must do the same each time; what it was given and what it sent are kept.
     """
@@ -899,7 +899,7 @@ def side_by_side(work, size):
         for rank in range(size):
             if rank in done:
                 continue
-            mine = Post(rank, size, post)
+            mine = means(rank, size, post)
             try:
                 done[rank] = work(rank, mine)
                 moved = True
@@ -915,10 +915,10 @@ def side_by_side(work, size):
 
 
 class Post:
-    """What one rank can do: send a tensor, wait for one, or add one up over all ranks."""
+    """What one rank can do: send a tensor, or wait for one."""
 
     def __init__(self, rank, size, post):
-        self.rank, self.size, self.post, self.new, self.sent, self.taken, self.calls = rank, size, post, False, {}, {}, 0
+        self.rank, self.size, self.post, self.new, self.sent, self.taken = rank, size, post, False, {}, {}
 
     def send(self, tensor, to):
         if to not in range(self.size) or to == self.rank:
@@ -939,6 +939,13 @@ class Post:
             raise Unexpected(f"rank {self.rank} expects {tuple(like.shape)} from rank {source}, which sent {tuple(box[i].shape)}.")
         self.taken[source] = i + 1
         return box[i].clone()
+
+
+class Call:
+    """What one rank can do: add a tensor up over all ranks."""
+
+    def __init__(self, rank, size, post):
+        self.rank, self.size, self.post, self.new, self.calls = rank, size, post, False, 0
 
     def all_reduce(self, tensor):
         tensor = given(tensor, torch.Tensor, "what you gave to `all_reduce`").detach()
@@ -990,7 +997,7 @@ def look_reducing(answer, case):
         y = given(answer(x, rank, case.size, post.send, post.receive), torch.Tensor, "`all_reduce`")
         return y.detach().clone(), torch.equal(x, case.xs[rank])
 
-    sums, kept = zip(*side_by_side(work, case.size))
+    sums, kept = zip(*side_by_side(work, case.size, Post))
     alike = all(s.shape == sums[0].shape and torch.equal(s, sums[0]) for s in sums)
     sums = torch.stack(sums) if len({s.shape for s in sums}) == 1 else list(sums)
     return {"sum on each rank": sums, "the same on all ranks, bit for bit": alike, "x is left as it was": all(kept)}
@@ -1175,7 +1182,7 @@ def look_averaging(answer, case):
             raise Unexpected(f"`mean_gradients` gave {len(out)} tensors for {len(mine)} gradients.")
         return [given(g, torch.Tensor, "`mean_gradients` in its list").detach().clone() for g in out]
 
-    ranks = side_by_side(work, len(case.counts))
+    ranks = side_by_side(work, len(case.counts), Call)
     return {f"gradient {i} on each rank": torch.stack([r[i] for r in ranks]) for i in range(len(ranks[0]))}
 
 
