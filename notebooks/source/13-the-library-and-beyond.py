@@ -390,11 +390,11 @@ for name, copies in {"adapter alone": None, "with modules_to_save": ["score"]}.i
     rated[name] = [share_right(raters[name], unseen)]
 
 # %% [markdown]
-# Now load each file onto a fresh base, three times.
+# Now load each file onto a fresh base, six times.
 
 # %% tags=["nbval-ignore-output", "heavy"]
 for name in raters:
-    for seed in (1, 2, 3):
+    for seed in range(1, 7):
         torch.manual_seed(seed)
         again = peft.PeftModel.from_pretrained(classifier(), f"{here.name}/{name}")
         rated[name].append(share_right(again, unseen))
@@ -406,9 +406,12 @@ alone = rated["adapter alone"]
 assert min(alone[1:]) < alone[0] - 0.1, "without it, another head answers"
 
 # %% [markdown]
-# No error, no warning, and another accuracy at each loading: that is the sign. The adapter learnt to serve *one* head, which was never trained nor saved: the library
+# No error, no warning, and another accuracy at each loading: that is the sign. Some loadings look right, and in others most answers are wrong. With two classes a head that was drawn at random is a coin:
+# the adapter learnt to move Spanish and Italian apart, and which side of the new head each of them lands on is chance. The old head was neither trained nor saved: the library
 # freezes what it does not know, and a fresh base draws another. With `modules_to_save` the head is trained as a copy, and goes along. A `task_type="SEQ_CLS"` does the same, by
-# guessing the head's name. The cure for all errors of this kind is to look once at what comes back.
+# guessing the head's name.
+#
+# So a single accuracy after loading proves nothing: the coin may have fallen well. What does not depend on luck is a comparison of the outputs themselves.
 #
 # {{round-trip}}
 #
@@ -766,9 +769,8 @@ def averages(rank, size, batches, all_reduce, mean_gradients):
 
 
 # %% tags=["heavy"]
-both = processes.run(
-    averages, batches=batches, all_reduce=all_reduce, mean_gradients=mean_gradients
-)
+yours = {"all_reduce": all_reduce, "mean_gradients": mean_gradients}
+both = processes.run(averages, batches=batches, seconds=300, **yours)
 alike = all(
     torch.equal(a, b) for key in both[0] for a, b in zip(both[0][key], both[1][key])
 )
@@ -887,7 +889,7 @@ def libraries(rank, size, parts, folder):
 
 # %% tags=["heavy"]
 parts = batches[0]["short, long"]
-made, _ = processes.run(libraries, parts=parts, folder=f"{here.name}/two", seconds=180)
+made, _ = processes.run(libraries, parts=parts, folder=f"{here.name}/two", seconds=300)
 first, second = deals[0]["short, long"]
 one = flat(gradient_of(alone, in_batches(first + second)))
 average = both[0][0, "short, long"][0]
@@ -955,26 +957,23 @@ check("bytes-a-step", bytes_a_step)
 
 # %%
 def counted(rank, size, batch, all_reduce):
-    """{(what is trained, arrangement): (bytes sent, frozen, trainable)} of one step."""
+    """{(what is trained, arrangement): (bytes of weights, of gradients, frozen, trainable)}."""
     from torch.distributed.fsdp import fully_shard
 
-    out, passed = {}, []
-    operations = {
-        n: getattr(dist, n) for n in ("all_gather_single", "reduce_scatter_single")
-    }
-    for name, operation in operations.items():
+    out, passed = {}, {}
+    kinds = {"all_gather_single": "weights", "reduce_scatter_single": "gradients"}
+    for name, operation in {name: getattr(dist, name) for name in kinds}.items():
 
-        def watched(*args, operation=operation, **kwargs):
-            tensors = [
-                v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)
-            ]
+        def watched(*args, operation=operation, kind=kinds[name], **kwargs):
+            every = [*args, *kwargs.values()]
+            tensors = [v for v in every if isinstance(v, torch.Tensor)]
             piece = min(t.numel() * t.element_size() for t in tensors)
-            passed.append(piece * (size - 1))
+            passed[kind] = passed.get(kind, 0) + piece * (size - 1)
             return operation(*args, **kwargs)
 
         setattr(dist, name, watched)
-    for what in ("LoRA", "full"):
-        for arrangement in ("everywhere", "in parts"):
+    for arrangement in ("everywhere", "in parts"):
+        for what in ("LoRA", "full"):
             model = italian_lora()
             if what == "full":
                 pl.detach(model).requires_grad_(True)
@@ -985,48 +984,50 @@ def counted(rank, size, batch, all_reduce):
                 send, receive, sent = processes.mail()
                 for g in gradient_of(model, batch):
                     all_reduce(g, rank, size, send, receive)
+                passed["gradients"] = sum(sent)
             else:
                 for block in model.model.layers:
                     fully_shard(block)
                 fully_shard(model, reshard_after_forward=True)
                 gradient_of(model, batch)
-                sent = list(passed)
-            out[what, arrangement] = sum(sent), frozen, trainable
+            sizes = passed.get("weights", 0), passed["gradients"]
+            out[what, arrangement] = (*sizes, frozen, trainable)
     return out
 
 
 # %% tags=["heavy"]
-steps = processes.run(counted, batch=parts[0], all_reduce=all_reduce, seconds=180)[0]
-predicted = {
-    key: dict(zip(("everywhere", "in parts"), bytes_a_step(frozen, trainable, 2)))[key[1]]
-    for key, (_, frozen, trainable) in steps.items()
-}
-for (what, arrangement), (sent, *_) in steps.items():
-    expected = predicted[what, arrangement]
-    print(f"{what:5} {arrangement:11} {sent:>10,} sent, {expected:>12,.0f} predicted")
-    assert abs(sent - expected) < 0.01 * expected, "see `bytes_a_step`, or how you send"
-ratio = {a: steps["full", a][0] / steps["LoRA", a][0] for a in ("everywhere", "in parts")}
-for arrangement, times in ratio.items():
-    print(f"{arrangement:11} full fine-tuning sends {times:.1f} times as much as LoRA")
+steps = processes.run(counted, batch=parts[0], all_reduce=all_reduce, seconds=300)[0]
+sent = {}
+for (what, arrangement), (weights, gradients, frozen, trainable) in steps.items():
+    sent[what, arrangement] = weights + gradients
+    expected = bytes_a_step(frozen, trainable, 2)[arrangement == "in parts"]
+    print(f"{what:5} {arrangement:11} {weights + gradients:>10,} sent", end=", ")
+    print(f"{expected:>12,.0f} predicted")
+    off = abs(weights + gradients - expected)
+    assert off < 0.01 * expected, "see `bytes_a_step`, or how you send"
+for a in ("everywhere", "in parts"):
+    times = sent["full", a] / sent["LoRA", a]
+    print(f"{a:11} full fine-tuning sends {times:.1f} times as much as LoRA")
 
 # %% tags=["hide-source", "heavy"]
 figures.show(
     figures.stacked(
         {
-            f"{what}, {arrangement}": {"sent by each process": sent}
-            for (what, arrangement), (sent, *_) in steps.items()
+            f"{what}, {arrangement}": {"gradients": gradients, "weights": weights}
+            for (what, arrangement), (weights, gradients, *_) in steps.items()
         },
         "Two processes, polyglot-350k, one step",
         unit=1e6,
         label="bytes sent by each process, in millions",
     ),
-    alt="Four bars of bytes sent in a step. With the model everywhere LoRA sends a fraction of what full fine-tuning sends. With the model in parts both send much more, "
-    "and LoRA only a little less than full fine-tuning.",
+    alt="Four bars of bytes sent in a step, made of gradients and weights. With the model everywhere there are only gradients, of which LoRA has few and full fine-tuning "
+    "many. With the model in parts the weights are most of both bars, and LoRA's is only a little shorter.",
 )
 
 # %% tags=["heavy"]
-assert ratio["everywhere"] > 5, "few gradients"
-assert ratio["in parts"] < 2, "but all weights"
+few = sent["full", "everywhere"] / sent["LoRA", "everywhere"]
+all_weights = sent["full", "in parts"] / sent["LoRA", "in parts"]
+assert few > 5 and all_weights < 2, "few gradients, but all the weights"
 
 # %% [markdown]
 # Where every rank has the whole model, only gradients travel, and an adapter has few. Where the model lies in parts, each weight has to be fetched in order to be used, frozen or
@@ -1042,7 +1043,7 @@ for name, a, b in zip(("everywhere", "in parts"), full, lora):
     print(f"{name:11} full {a / 1e6:7.1f} MB, LoRA {b / 1e6:7.1f} MB, {a / b:.1f} times")
 
 # %% [markdown]
-# Hundreds of times less, or a third less: it is the same adapter. (The copies of the weights are what FSDP is used *for*: a model that fits no single device.)
+# Hundreds of times less, or a third less: it is the same adapter. (What FSDP is used for is something else: no device has to hold the whole model.)
 #
 # ## Read the result
 #
