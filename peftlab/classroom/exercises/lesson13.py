@@ -694,7 +694,7 @@ def a_piece_of_a_word(model, name):
 
 
 @going_on.slip("Everything trains, the base too. What is frozen in PEFT?")
-def all_of_it(model, name):
+def everything_trains(model, name):
     model.requires_grad_(True)
 
 
@@ -752,7 +752,7 @@ untying = Exercise(
     minutes=10,
     difficulty=2,
     hints=[
-        "`model.get_output_embeddings()` is the layer that makes logits, `model.get_input_embeddings()` the table. Is the weight of the one *the* weight of the other?",
+        "A model has `get_output_embeddings` for the layer that makes logits, and `get_input_embeddings` for the table. Is the weight of the one *the* weight of the other?",
         "The new weight has the same numbers, in memory of its own. Does `nn.Parameter(w)` copy anything?",
         "`model.tie_weights()` runs when a model is loaded or resized. What does it read to know whether to tie?",
     ],
