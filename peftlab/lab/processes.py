@@ -26,7 +26,7 @@ import torch
 PLAIN = (int, float, str, bool, bytes, type(None), torch.Tensor)
 TOLD = 12  # lines of a process's own output in an error
 
-START = '''
+START = """
 import os, sys, threading, time, traceback
 def _watch(parent, end):
     while os.getppid() == parent and time.time() < end:
@@ -36,9 +36,9 @@ threading.Thread(target=_watch, args=(os.getppid(), {end!r}), daemon=True).start
 import torch
 import torch.distributed
 globals().update(torch.load({folder!r} + "/values.pt", weights_only=False))
-'''
+"""
 
-END = '''
+END = """
 def _main():
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
@@ -54,7 +54,7 @@ def _main():
             file.write(f"{{time.time()}}\\n{{type(error).__name__}}: {{error}}{{where}}")
         raise
 _main()
-'''
+"""
 
 
 class ProcessError(RuntimeError):
@@ -78,21 +78,35 @@ def run(worker, size=2, seconds=240, **given):
     sources, values = portable([worker, *functions.values()])
     for name, value in given.items():
         if name not in functions and not _plain(value):
-            raise TypeError(f"{name} is a {type(value).__name__}, which can't be sent to another process: make it inside {worker.__name__}")
+            raise TypeError(
+                f"{name} is a {type(value).__name__}, which can't be sent to another process: make it inside {worker.__name__}"
+            )
     values["_given"] = {name: value for name, value in given.items() if name not in functions}
     names = "".join(f"_given[{name!r}] = {f.__name__}\n" for name, f in functions.items())
     with tempfile.TemporaryDirectory() as folder:
         torch.save(values, f"{folder}/values.pt")
         script, said = Path(folder, "worker.py"), Path(folder, "output.txt")
         end = time.time() + seconds + 10
-        script.write_text(START.format(folder=folder, end=end) + sources + names + END.format(folder=folder, worker=worker.__name__), encoding="utf-8")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", str(script)]
+        script.write_text(
+            START.format(folder=folder, end=end) + sources + names + END.format(folder=folder, worker=worker.__name__),
+            encoding="utf-8",
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={size}",
+            str(script),
+        ]
         with open(said, "w", encoding="utf-8") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=_environment())
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"after {seconds} seconds {size} processes were not done and were ended: does each make the same calls?{_last(said)}") from None
+            raise TimeoutError(
+                f"after {seconds} seconds {size} processes were not done and were ended: does each make the same calls?{_last(said)}"
+            ) from None
         finally:
             end_all(process)
         if errors := [(float(p.read_text().split("\n", 1)[0]), p) for p in Path(folder).glob("error-*.txt")]:
@@ -163,7 +177,9 @@ def portable(functions):
                 values[name] = value
             else:
                 kind = "class of this page" if isinstance(value, type) else type(value).__name__
-                raise TypeError(f"{function.__name__} uses {name}, a {kind}, which can't be sent to another process: make it inside the function")
+                raise TypeError(
+                    f"{function.__name__} uses {name}, a {kind}, which can't be sent to another process: make it inside the function"
+                )
     return "\n".join([*imports.values(), *reversed(sources.values()), ""]), values
 
 
@@ -172,9 +188,13 @@ def _tree(function):
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except (OSError, TypeError, SyntaxError) as error:
-        raise TypeError(f"there is no source of {function.__name__} to send to another process: define it with `def` in a cell or a file") from error
+        raise TypeError(
+            f"there is no source of {function.__name__} to send to another process: define it with `def` in a cell or a file"
+        ) from error
     if not isinstance(tree, ast.FunctionDef) or function.__closure__:
-        raise TypeError(f"{function.__name__} can't be sent to another process: it has to be a `def` of its own, outside of other functions")
+        raise TypeError(
+            f"{function.__name__} can't be sent to another process: it has to be a `def` of its own, outside of other functions"
+        )
     tree.decorator_list = []
     return tree
 
@@ -182,8 +202,15 @@ def _tree(function):
 def _names(tree):
     """The names that a definition takes from outside; those that it binds itself are its own."""
     names = [n for n in ast.walk(tree) if isinstance(n, ast.Name)]
-    own = {n.id for n in names if not isinstance(n.ctx, ast.Load)} | {a.arg for a in ast.walk(tree) if isinstance(a, ast.arg)}
-    own |= {(a.asname or a.name).split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+    own = {n.id for n in names if not isinstance(n.ctx, ast.Load)} | {
+        a.arg for a in ast.walk(tree) if isinstance(a, ast.arg)
+    }
+    own |= {
+        (a.asname or a.name).split(".")[0]
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Import | ast.ImportFrom)
+        for a in n.names
+    }
     return {n.id for n in names} - own
 
 
@@ -195,8 +222,18 @@ def _plain(value):
 
 def _environment():
     """One thread each; everything stays on this machine."""
-    local = {"linux": {"GLOO_SOCKET_IFNAME": "lo"}, "darwin": {"GLOO_SOCKET_IFNAME": "lo0"}, "win32": {"USE_LIBUV": "0"}}
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PEFTLAB_THREADS": "1", "PYTHONWARNINGS": "ignore", **local.get(sys.platform, {})}
+    local = {
+        "linux": {"GLOO_SOCKET_IFNAME": "lo"},
+        "darwin": {"GLOO_SOCKET_IFNAME": "lo0"},
+        "win32": {"USE_LIBUV": "0"},
+    }
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PEFTLAB_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        **local.get(sys.platform, {}),
+    }
 
 
 def _last(file):

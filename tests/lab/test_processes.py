@@ -117,7 +117,9 @@ def test_they_end_by_themselves_when_the_one_that_started_them_is_killed(tmp_pat
 
 
 def test_an_error_is_told_in_the_words_of_the_process_that_had_it():
-    with pytest.raises(processes.ProcessError, match="process 1 stopped with ValueError: no such luck\n  raises: raise ValueError") as caught:
+    with pytest.raises(
+        processes.ProcessError, match="process 1 stopped with ValueError: no such luck\n  raises: raise ValueError"
+    ) as caught:
         processes.run(raises, seconds=120)
     assert caught.value.rank == 1 and caught.value.told.startswith("ValueError")
 
