@@ -28,8 +28,9 @@ TOLD = 12  # lines of a process's own output in an error
 
 START = """
 import os, sys, threading, time, traceback
+import psutil
 def _watch(parent, end):
-    while os.getppid() == parent and time.time() < end:
+    while os.getppid() == parent and psutil.pid_exists({starter}) and time.time() < end:
         time.sleep(0.2)
     os._exit(1)                                            # whoever started this is gone, or its time is up
 threading.Thread(target=_watch, args=(os.getppid(), {end!r}), daemon=True).start()
@@ -88,7 +89,10 @@ def run(worker, size=2, seconds=240, **given):
         script, said = Path(folder, "worker.py"), Path(folder, "output.txt")
         end = time.time() + seconds + 10
         script.write_text(
-            START.format(folder=folder, end=end) + sources + names + END.format(folder=folder, worker=worker.__name__),
+            START.format(folder=folder, end=end, starter=os.getpid())
+            + sources
+            + names
+            + END.format(folder=folder, worker=worker.__name__),
             encoding="utf-8",
         )
         command = [

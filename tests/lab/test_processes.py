@@ -99,18 +99,17 @@ def test_they_end_by_themselves_when_the_one_that_started_them_is_killed(tmp_pat
             os._exit(0)
     try:
         for _ in range(1800):
-            if len(list(tmp_path.iterdir())) == 2:
+            if len([p for p in tmp_path.iterdir() if p.read_text()]) == 2:
                 break
             time.sleep(0.1)
-        torchrun = psutil.Process(pid).children()
-        for each in torchrun:
-            each.kill()
+        torchrun = [p.pid for p in psutil.Process(pid).children()]
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
     pids = [int(p.read_text()) for p in tmp_path.iterdir()]
-    assert len(pids) == 2
-    _, left = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], timeout=10)
+    assert len(pids) == 2 and torchrun
+    pids += torchrun
+    _, left = psutil.wait_procs([psutil.Process(p) for p in pids if psutil.pid_exists(p)], timeout=60)
     for each in left:
         each.kill()
     assert not left
