@@ -40,7 +40,7 @@ TOGETHER = {"tests/methods/test_methods_page.py": "tests/methods/test_ladder.py"
 LONGEST = (  # first, so that no worker is left with one of them at the end
     "tests/methods/test_ladder.py", "tests/classroom/test_grade.py", "tests/notebooks/test_lessons.py", "notebooks/",
     "tests/notebooks/test_other_answers.py", "tests/classroom/test_whole_way.py", "tests/notebooks/test_nbgrader.py",
-    "tests/classroom/test_load.py", "tests/classroom/test_checks.py",
+    "tests/classroom/test_load.py", "tests/classroom/test_checks.py", "tests/lab/test_processes.py",
 )  # fmt: skip
 
 

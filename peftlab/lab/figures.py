@@ -93,6 +93,20 @@ def stacked(budgets, title, unit=1e9, label="memory in GB (10⁹ bytes)"):
     return fig
 
 
+def weight_of_a_label(counts):
+    """What each label weighs in the average of the ranks' means: a bar for each, `counts` of them on the ranks."""
+    fig = Figure(figsize=(8.2, 3.2), layout="constrained")
+    axes = fig.subplots()
+    at = 0
+    for rank, (n, colour, hatch) in enumerate(zip(counts, PALETTE, ("", "///", "...", "xx"))):
+        axes.bar(range(at, at + n), 1 / len(counts) / n, color=colour, hatch=hatch, edgecolor="white", label=f"rank {rank}, {n} labels")
+        at += n
+    axes.axhline(1 / sum(counts), color="black", linestyle=":", label="in one mean over all labels")
+    axes.set(title="What one label weighs in the average of means", xlabel="labels", ylabel="weight", xlim=(-1, at))
+    axes.legend(frameon=False)
+    return fig
+
+
 def curves(x, series, title, xlabel, ylabel, levels=(), band=None, yscale="linear"):
     """Lines with markers over a logarithmic x: `series` maps names to values, `levels` names to horizontal lines,
     `band` is (low, high, name), a shaded range of y."""
