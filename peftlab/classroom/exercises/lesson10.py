@@ -79,8 +79,8 @@ sentences = Question(
     question="Four sentences that one could write under that table. Which of them do its numbers bear?",
     options={
         "a": (
-            "rsLoRA of rank 64 is the best of all methods on this task",
-            "It is the highest of these rows, by less than what another 1,319 questions would move; and it was one seed at one rate. By how much would the best of 63 equals stand out?",
+            "rsLoRA of rank 64 is better than LoRA of rank 32: .513 against .478",
+            "How far does the interval of that difference reach, with 1,319 questions? And two things differ, rank and scale, at one rate and one seed: which of them would it have been?",
         ),
         "b": (
             "prompt tuning is a weak method",
