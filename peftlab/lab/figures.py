@@ -620,15 +620,15 @@ def scored(panels, title, xlabel):
 
 
 def front(points, on_front, title, xlabel, ylabel):
-    """Quality over a logarithmic cost: `points` maps a name to (quality, half width, cost); the front is joined by steps."""
-    fig = Figure(figsize=(8.2, 4.4), layout="constrained")
+    """Quality over a logarithmic cost: `points` maps a name to (quality, half width, cost). Those on the front are filled and
+    joined by steps."""
+    fig = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = fig.subplots()
-    for name, (quality, half, cost) in points.items():
-        on, shift = name in on_front, (6, 6)
-        axes.errorbar(cost, quality, half, color=PALETTE[0 if on else 1], marker="o" if on else "s", fillstyle="full" if on else "none", linewidth=0.8, capsize=2)
-        axes.annotate(name, (cost, quality), xytext=shift, textcoords="offset points", size=9)
+    for i, (name, (quality, half, cost)) in enumerate(points.items()):
+        style = {"marker": MARKERS[(i + 3 * (i // 7)) % 7], "fillstyle": "full" if name in on_front else "none", "markersize": 8}
+        axes.errorbar(cost, quality, half, color=PALETTE[i % len(PALETTE)], linewidth=0.8, capsize=2, linestyle="none", label=name, **style)
     line = sorted((points[name][2], points[name][0]) for name in on_front)
-    axes.step(*zip(*line), where="post", color=PALETTE[0], linestyle=":", linewidth=1, label="front")
+    axes.step(*zip(*line), where="post", color="black", linestyle=":", linewidth=1, label="front", zorder=1)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale="log")
-    axes.margins(x=0.15)
+    fig.legend(loc="outside right center", frameon=False)
     return fig
