@@ -68,7 +68,8 @@ domains = list(dict.fromkeys(grid["domain"]))
 runs = grid.to_dict("records")  # a list with a dict for each run
 for domain in domains:
     of_domain = grid[grid["domain"] == domain]
-    print(f"{domain}: {of_domain['seed'].nunique()} seeds, {len(of_domain)} runs")
+    print(f"{domain}: {of_domain['seed'].nunique()} seeds, {len(of_domain)} runs", end="")
+    print(f" of {of_domain['steps'].max()} steps")
 print(records.stamp(grid))
 print({name: runs[0][name] for name in ("method", "lr", "seed", "validation", "test")})
 
@@ -756,7 +757,7 @@ predict("leaderboard-sentences")
 # ## See: the records themselves
 #
 # A table shows what its maker chose to show. Here are all recorded runs, to be asked: which domain, method, rank, learning rate and number of sentences. What nobody ran is *not recorded*. Find a rate at which BitFit
-# beats LoRA. Find one at which all weights do no better than chance.
+# beats LoRA. Find one at which all weights do no better than the majority class.
 
 # %%
 RANKS = {1: "lora-1", 2: "lora-2", 4: "lora-4", 8: "lora-8"}
