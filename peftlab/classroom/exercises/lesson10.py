@@ -1191,7 +1191,7 @@ def scoring_cases(seed):
         ("one that would win if cost were good", {"a": (0.9, 1.0), "b": (0.7, 2.0), "c": (0.6, 3.0)}, "c"),
     ]
     cases += [Case(label, points=points, name=name) for label, points, name in fixed]
-    while len(cases) < 18:
+    while len(cases) < 30:
         points = {f"method {i}": (draw.uniform(0.6, 0.9), draw.uniform(1, 9)) for i in range(5)}
         name = draw.choice(list(points))
         if len(cases) % 3 and not span(points, name):  # mostly some that win somewhere
