@@ -156,10 +156,11 @@ def at_rate(runs, lr, what="test"):
 
 @winner.observe
 def look_winner(answer, case):
-    name = given(answer(copied(case.runs), case.lr), str, "`winner_at`")
-    known = {r["method"] for r in case.runs}
-    if name not in known:
-        raise Unexpected(f"`winner_at` gave {name!r}, which is none of the methods: {', '.join(sorted(known))}.")
+    name, known = answer(copied(case.runs), case.lr), {r["method"] for r in case.runs}
+    if name is None:
+        given(name, str, "`winner_at`")
+    if not isinstance(name, str) or name not in known:
+        raise Unexpected(f"`winner_at` gave {name!r}, which is no name of a method; here they are {', '.join(sorted(known))}.")
     return {"winner": name}
 
 
@@ -316,7 +317,10 @@ def edges_cases(seed):
 
 @edges.observe
 def look_edges(answer, case):
-    found = given(answer(copied(case.runs)), dict, "`edge_of_grid`")
+    found = answer(copied(case.runs))
+    if isinstance(found, (list, tuple, set)):
+        raise Unexpected('`edge_of_grid` gave a collection of names; expected a dict that says "lower" or "upper" of each: on which side is the grid to be widened?')
+    given(found, dict, "`edge_of_grid`")
     for value in found.values():
         if value not in ("lower", "upper"):
             raise Unexpected(f'`edge_of_grid` says {value!r} of a method; expected "lower" or "upper", and nothing of a method whose best rate is inside.')
@@ -1021,7 +1025,10 @@ def fronting_cases(seed):
 @fronting.observe
 def look_fronting(answer, case):
     found = answer(dict(case.points))
-    given(found, (list, tuple, set, frozenset, dict), "`pareto`")
+    if isinstance(found, str):
+        raise Unexpected(f"`pareto` gave one name, {found!r}; expected a list of all that no other dominates.")
+    if not isinstance(found, (set, frozenset, dict)):
+        given(found, (list, tuple), "`pareto`")
     lost = [str(name) for name in found if name not in case.points]
     if lost:
         raise Unexpected(f"`pareto` gave {', '.join(lost[:3])}, which is no name of a method; expected a list of names.")
@@ -1214,21 +1221,21 @@ def look_scoring(answer, case):
 
 @scoring.evidence
 def scores_at_one_weight(cases, seen, expected):
-    """The scores at a weight at which the answer is wrong."""
+    """The scores at a weight at which the answer is wrong; first where it wins for some weight and should not, or the reverse."""
+    told = []
     for case, mine, theirs in zip(cases, seen, expected):
-        if "error" in mine or mine == theirs:
+        if "error" in mine:
             continue
-        right, said = (None if not x["wins for some weight"] else (x["from"], x["to"]) for x in (theirs, mine))
-        if said and right and all(a == b or abs(a - b) <= 1e-6 * max(1, abs(b)) for a, b in zip(said, right)):
-            continue
+        said, right = (x["wins for some weight"] and (x["from"], x["to"]) for x in (mine, theirs))
         w = weight_between(said, right)
-        if w is None:
-            return None
-        top = max(case.points, key=lambda n: case.points[n][0] - w * case.points[n][1])
-        told = " and ".join(f"{n} the score {case.points[n][0] - w * case.points[n][1]:.3f}" for n in dict.fromkeys((case.name, top)))
-        shown = "for no weight" if said is None else f"from {said[0]:.4g} to {said[1]:.4g}"
-        return f"With {case.label} you say that {case.name} wins {shown}. At w = {w:.3g} {'it has the score' if top == case.name else ''} {told.removeprefix(f'{case.name} the score ') if top == case.name else told}. Which has the highest?".replace("  ", " ")
-    return None
+        if w is None or said and right and all(a == b or abs(a - b) <= 1e-6 * max(1, abs(b)) for a, b in zip(said, right)):
+            continue
+        scores = {n: q - w * c for n, (q, c) in case.points.items()}
+        shown = sorted(scores, key=scores.get, reverse=True)
+        told_of = ", ".join(f"{n} {scores[n]:.4f}" for n in dict.fromkeys((case.name, *shown[:2])))
+        claim = f"from {said[0]:.4g} to {said[1]:.4g}" if said else "for no weight"
+        told.append((bool(said) == bool(right), f"With {case.label} you say that {case.name} wins {claim}. At w = {w:.4g} the scores are: {told_of}. Which is the highest?"))
+    return min(told, key=lambda t: t[0])[1] if told else None
 
 
 def weight_between(said, right):
