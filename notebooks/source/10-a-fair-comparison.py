@@ -291,8 +291,10 @@ for method, name in NAMES.items():
     print(line)
 fair = {method: statistics.fmean(of(method, "test")) for method in NAMES}
 gap = max(unfair.values()) - min(unfair.values())
-print(f"from first to last at one rate: {100 * gap:.1f} points, ", end="")
-print(f"at its own {100 * (max(fair.values()) - min(fair.values())):.1f}")
+own = max(fair.values()) - min(fair.values())
+print(f"from first to last: {100 * gap:.1f} points at one rate, ", end="")
+print(f"{100 * own:.1f} each at its own")
+assert own < gap, "at its own rate each method comes nearer to the others"
 
 # %% [markdown]
 # The **macro-F1** beside the accuracy is the mean over both labels of the F1, the harmonic mean of precision and recall. Where one label is much more frequent, accuracy
@@ -347,7 +349,8 @@ deltas = {
 }
 p_values = {m: paired_signflip(deltas[m]) for m in others}
 pairs = len(deltas["full"])
-print(f"{pairs} pairs each; p can fall to {2 / 2**pairs:.4f}")
+print(f"{pairs} pairs each; p can fall to {2 / 2**pairs:.4f}, ", end="")
+print(f"and eight times that is {8 * 2 / 2**pairs:.4f}")
 for m in others:
     middle = 100 * statistics.fmean(deltas[m])
     print(f"{NAMES[m]:16} minus LoRA: {middle:+5.1f} points, p = {p_values[m]:.4f}")
@@ -776,33 +779,38 @@ def at_best(methods, sentences):
     """{(method, sentences): (rate, mean, half)} for what was recorded, else nothing."""
     rows = everything[everything["method"].isin(methods)]
     rows = rows[rows["sentences"].isin(sentences) & (rows["domain"] == "tweets")]
+    rows = rows[rows["seed"].isin(grid["seed"])]
     found = {}
     for key, part in rows.groupby(["method", "sentences"]):
         whole = complete(part, within="domain")
         if len(whole):
             chosen = best_rates(whole, ["method"], by="validation")
-            found[key] = (chosen["lr"].iloc[0], *interval(chosen["test"]))
+            count = int(chosen["trainable"].iloc[0])
+            found[key] = (chosen["lr"].iloc[0], count, *interval(chosen["test"]))
     return found
 
 
 def told(found, key):
     if key not in found:
         return "not recorded"
-    lr, middle, half = found[key]
-    return f"{middle:6.1%} ±{half:5.1%} at {lr:g}"
+    lr, count, middle, half = found[key]
+    return f"{middle:6.1%} ±{half:5.1%} at {lr:g}, {count:,} trainable parameters"
 
 
-ranks = at_best(list(RANKS.values()), [256])
+ranks = at_best([*RANKS.values(), "lora-8-all"], [256])
 for r, method in RANKS.items():
     print(f"rank {r:2}: {told(ranks, (method, 256))}")
-sizes = at_best(["head", "bitfit", "lora-8", "full"], [64, 256, 1024, 2048])
+print(f"rank 8, everywhere: {told(ranks, ('lora-8-all', 256))}")
+few = ("head", "bitfit", "lora-8", "full")
+sizes = at_best(few, [64, 256, 1024, 2048])
 for n in (64, 256, 1024, 2048):
-    line = (
-        f"{NAMES[m]} {told(sizes, (m, n))}" for m in ("head", "bitfit", "lora-8", "full")
-    )
-    print(f"{n:5} sentences:", "; ".join(line))
+    for m in few:
+        print(f"{n:5} sentences, {NAMES[m]:12} {told(sizes, (m, n))}")
 
 # %% [markdown]
+# *With equal numbers of trainable parameters it is fair* is one more belief to hold against this: LoRA everywhere has about as many with rank 8 as LoRA on query and value with rank 32, and they stand in
+# other places. The rank is not compared here, it is another nuisance hyperparameter.
+#
 # ## At full size
 #
 # These runs were recorded on a processor, which multiplied matrices in bfloat16 to be in time. The control: the same runs, one seed, in float32.
