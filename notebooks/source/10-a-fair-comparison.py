@@ -15,7 +15,7 @@ import statistics
 
 import peftlab as pl
 from peftlab.classroom import check, predict
-from peftlab.lab import figures, records, widgets
+from peftlab.lab import claims, figures, records, widgets
 from peftlab.lab.sweeps import best_rates, complete, interval
 
 # %% [markdown]
@@ -827,6 +827,21 @@ else:
     print("float32: not recorded")
 on_gpu = everything[everything["kind"] == "cuda"]
 print("on a GPU:", f"{len(on_gpu)} runs" if len(on_gpu) else "not recorded")
+
+# %% [markdown]
+# ## The claims of an article
+#
+# Articles on PEFT make the same claims again and again. [`docs/claims.md`](../docs/claims.md) holds 37 of them against the runs of this course. These are the ones for which
+# this lesson's records count; a verdict wants six seeds in a domain, and says so where they are not there.
+
+# %%
+settled = claims.table("10")
+for row in settled.to_dict("records"):
+    print(f"{row['claim']}: {row['sentence']}")
+    print(f"    {row['verdict']}; {row['runs']}")
+everything_said = len(claims.table())
+print(f"{everything_said} claims in all")
+assert everything_said == 37, "none was left out"
 
 # %% [markdown]
 # ## Read the result
