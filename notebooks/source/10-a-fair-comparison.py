@@ -104,7 +104,7 @@ for method in sorted(NAMES, key=unfair.get, reverse=True):
 
 # %%
 def winner_at(runs, lr):
-    """The method with the highest mean test accuracy among the runs at one learning rate."""
+    """The method with the highest mean test accuracy at one learning rate."""
     ### BEGIN SOLUTION
     scores = {}
     for run in runs:
@@ -169,7 +169,7 @@ figures.show(
 
 # %%
 def edge_of_grid(runs):
-    """{method: "lower" or "upper"} for the methods whose best rate is the last one tried."""
+    """{method: "lower" or "upper"} where the best rate is the last one tried."""
     ### BEGIN SOLUTION
     found = {}
     for name in {run["method"] for run in runs}:
@@ -218,7 +218,7 @@ for domain in domains:
 
 # %%
 def selection_bias(runs):
-    """How much choosing on the test raises the reported test accuracy: mean over seeds."""
+    """By how much choosing on the test raises what is reported: mean over seeds."""
     ### BEGIN SOLUTION
     gaps = []
     for seed in {run["seed"] for run in runs}:
