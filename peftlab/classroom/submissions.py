@@ -162,6 +162,12 @@ def folder_beside(path):
     return found, notes
 
 
+def hash_with(hash, files):
+    """The hash of a notebook and of what was read of the folder beside it."""
+    parts = [hash, *(f"{name} {hashlib.sha256(data).hexdigest()}" for name, data in sorted(files.items()))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if files else hash
+
+
 def _bounded(name, place, most):
     """The bytes of a file in an open folder, if they are no more than `most`."""
     try:
