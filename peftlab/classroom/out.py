@@ -6,6 +6,8 @@ import io
 import sys
 from pathlib import Path
 
+from .shares import of_hundred
+
 FIRST, LAST, WHOLE = (
     ("first name", "first_name", "given name"),
     ("last name", "last_name", "surname"),
@@ -140,7 +142,7 @@ def _moodle(columns, column, known, most, scores, strangers):
 
 
 def _plain_table(columns, column, known, most, scores, strangers):
-    yield ["student_id", "last_name", "first_name", "email", *most, "total", "most"]
+    yield ["student_id", "last_name", "first_name", "email", *most, "total", "most", "of_100"]
     for id in [*known, *strangers]:
         person, own = {c.lower(): v for c, v in known.get(id, {}).items()}, scores.get(id, {})
         last, first, mail = (next((person[c] for c in names if person.get(c)), "") for names in (LAST, FIRST, MAIL))
@@ -148,7 +150,8 @@ def _plain_table(columns, column, known, most, scores, strangers):
         if not last and whole:
             last, _, first = map(str.strip, whole.partition(",")) if "," in whole else whole.rpartition(" ")[::-1]
         given = [_number(own.get(name)) for name in most]
-        yield [_plain(id), last, first, mail, *given, _number(sum(own.values())), _number(sum(most.values()))]
+        sums = sum(own.values()), sum(most.values()), of_hundred(own, most)
+        yield [_plain(id), last, first, mail, *given, *map(_number, sums)]
 
 
 TABLES = {"canvas": _canvas, "moodle": _moodle, "csv": _plain_table}

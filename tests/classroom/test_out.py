@@ -11,6 +11,7 @@ import pytest
 from peftlab.classroom import build, out, written
 from peftlab.classroom.gradebook import Marks, default_url
 from peftlab.classroom.late import LateDays
+from peftlab.classroom.shares import SHARES, of_hundred
 
 LESSONS = {"00-start-here": 1, "03-lora": 10}
 CANVAS = "Student,ID,SIS User ID,SIS Login ID,Section,Old work (12)\n    Points Possible,,,,,10\n\"Ada, Byron\",7,s7,ada,A,3\nBo Li,8,s8,bo,A,\n"
@@ -69,9 +70,17 @@ def test_a_plain_table_holds_everybody_and_no_formula(course, capsys):
     out.marks([str(course), "--roster", str(course / "roster.csv"), "--to", str(target)])
     ada, bo, eve = table(target.read_text())
     assert (ada["last_name"], ada["first_name"], ada["email"], ada["total"], ada["most"]) == ("Byron", "Ada", "ada@example.org", "6.5", "11")
+    assert ada["of_100"] == "59.5" and bo["of_100"] == "0", "shares 1 and 9 of these two lessons: (1 + 9 * 0.55) / 10"
     assert eve["student_id"] == "'=eve()" and eve["03-lora"] == "9" and bo["total"] == "0"
     with pytest.raises(SystemExit, match="is there already"):
         out.marks([str(course), "--to", str(target)])
+
+
+def test_the_lessons_shares_add_up_to_a_hundred():
+    assert sum(SHARES.values()) == 100 and set(build.lessons()) <= set(SHARES)
+    most = dict.fromkeys(SHARES, 7.5)
+    assert of_hundred(most, most) == 100 and of_hundred({}, most) == 0 and of_hundred({}, {"our own": 3}) is None
+    assert of_hundred({"03-lora": 5}, {"03-lora": 10, "our own": 3}) == 50, "a lesson that has no share counts for nothing"
 
 
 @pytest.mark.parametrize(
