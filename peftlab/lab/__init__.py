@@ -3,6 +3,7 @@
 from importlib import import_module
 
 _HOME = {  # name -> the module that has it
+    "advise": "adviser",
     "load_base": "bases",
     "set_threads": "bases",
     "MeanPoolClassifier": "heads",

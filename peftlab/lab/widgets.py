@@ -1,7 +1,9 @@
 """Widgets for the lessons: a slider that redraws by setting a value, and pictures made of HTML that are quick to redraw."""
 
+from functools import cache
 from html import escape
 
+from peftlab.lab.adviser import SITUATIONS, advise
 from peftlab.lab.figures import PALETTE, colour_limit
 
 
@@ -45,6 +47,24 @@ class Explorer:
 
     def _repr_mimebundle_(self, **kwargs):
         return self.box._repr_mimebundle_(**kwargs) | {"text/plain": repr(self)}
+
+
+def adviser(**more):
+    """Four sliders, a question to `advise`; below them its answer from the records. more: `folder`, as `advise` takes it."""
+    offered = {
+        "memory": {"any": None} | {f"{n} MB": n * 10**6 for n in (1, 50, 80, 500)} | {"80 GB": 80 * 10**9},
+        "distance": {"any": None} | {name: name for name in (*SITUATIONS, "another script")},
+        "tasks": {"one": 1} | {str(n): n for n in (2, 3, 100)},
+        "examples": {"any": None} | {str(n): n for n in (32, 256, 2048, 100_000)},
+    }
+
+    @cache
+    def draw(**asked):
+        question = {name: offered[name][label] for name, label in asked.items()}
+        return advise(**question, **more)._repr_html_()
+
+    first = {"distance": "near", "examples": "256"}
+    return explore(draw, **{name: (first.get(name, next(iter(of))), list(of)) for name, of in offered.items()})
 
 
 def bars(budgets, unit=1e9, name="GB", widest=None):
