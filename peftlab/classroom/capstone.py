@@ -33,7 +33,7 @@ Z95 = 1.96
 
 
 def save(model, run, seconds, folder=FOLDER, name=None):
-    """Write into `folder`, where a proposal is sealed, what came of one training. Returns what `examine` finds in it.
+    """Write into `folder`, where a proposal is sealed, what came of one training. Returns the folder.
 
     model: with its adapter on, whose `name` may be left out where there is only one; run: what `train` returned; seconds: what
     the training took. Raises ValueError, and writes nothing, without a sealed proposal, or where a training stands already.
@@ -51,7 +51,7 @@ def save(model, run, seconds, folder=FOLDER, name=None):
     pl.save(model, folder, name)
     told = {
         "answers": polyglot.ask(model, tokenizer, _asked(proposal["language"])),
-        "kept": {"before": knows(_base()), "on": knows(model)},
+        "kept": {"before": _untouched(), "on": knows(model)},
     }
     with switched_off(model):
         told["kept"]["off"] = knows(model)
@@ -69,7 +69,7 @@ def save(model, run, seconds, folder=FOLDER, name=None):
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "transformers", "peft")},
     }
     write_whole(folder / "log.json", json.dumps(log, indent=1))
-    return examine(folder)
+    return folder
 
 
 # ---------------------------------------------------------------- from the files alone
@@ -97,7 +97,7 @@ def examine(folder=FOLDER):
     wrong += [f"There is no {name} that can be read." for name in FILES if name not in files]
     proposal = _look_at_proposal(files, found, wrong)
     told = _json(files.get("predictions.json"))
-    if not wrong or {WEIGHTS, "adapter_config.json"} <= set(files):
+    if {WEIGHTS, "adapter_config.json"} <= set(files):
         _look_at_adapter(folder, files, proposal, told, found, wrong)
     return Found(**found, wrong=wrong)
 
@@ -107,18 +107,19 @@ def _is_file(path, most):
 
 
 def _look_at_proposal(files, found, wrong):
-    """The last proposal, if it holds; and what its budget says beside the log and the file."""
+    """The last proposal, for its language at least; its budget, if it holds, and what the log says."""
     entries, log = entries_in(files.get("proposal.json", b"")), _json(files.get("log.json"))
+    last = entries[-1] if entries and entries[-1].get("language") in list(LANGUAGES) else {}
+    found["language"] = LANGUAGES.get(last.get("language"), "none")
+    found["sealed before"] = False
     if why := broken(entries):
         wrong.append(why)
-        return {}
-    last = entries[-1]
-    began, at = time_of(log.get("began")), time_of(last["sealed"])
-    found["language"] = LANGUAGES[last["language"]]
-    found["sealed before"] = began is not None and at <= began and log.get("proposal") == last["hash"]
-    if not found["sealed before"]:
-        wrong.append("The log of the training does not name this proposal, or the training began before it was sealed.")
-    found["parameters allowed"], found["seconds allowed"] = last["parameters"], last["seconds"]
+    else:
+        began, at = time_of(log.get("began")), time_of(last["sealed"])
+        found["sealed before"] = began is not None and at <= began and log.get("proposal") == last["hash"]
+        found["parameters allowed"], found["seconds allowed"] = last["parameters"], last["seconds"]
+        if not found["sealed before"]:
+            wrong.append("The log of the training does not name this proposal, or the training began before it was sealed.")
     if _is_number(log.get("seconds")):
         found["seconds"] = log["seconds"]
     for name, key in ((WEIGHTS, "adapter"), ("predictions.json", "predictions")):
@@ -153,7 +154,7 @@ def _look_at_adapter(folder, files, proposal, told, found, wrong):
     said = told.get("answers")
     same = isinstance(said, list) and len(said) == len(written) and sum(a != b for a, b in zip(said, written)) <= DIFFER
     found["the answers are its own"] = same
-    kept = {"before": knows(_base()), "on": knows(model)}
+    kept = {"before": _untouched(), "on": knows(model)}
     kept["off"] = kept["before"] if found["off is the base"] else {}
     found["kept"] = kept
     found["kept as reported"] = _about(told.get("kept"), kept)
@@ -218,6 +219,11 @@ def head_alone(language):
 @cache
 def _base():
     return load_base(BASE)[0]
+
+
+@cache
+def _untouched():
+    return knows(_base())
 
 
 def _about(said, kept):

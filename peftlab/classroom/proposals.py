@@ -125,7 +125,7 @@ def time_of(text):
 
 def _wrong(said):
     """What is wrong with a proposal, in a sentence; "" where nothing is."""
-    if said.get("language") not in LANGUAGES:
+    if said.get("language") not in list(LANGUAGES):
         return f"the language is one of {', '.join(LANGUAGES)}, and not {said.get('language')!r}"
     for name, most, unit in (("parameters", PARAMETERS, "trainable parameters"), ("seconds", SECONDS, "seconds")):
         value = said.get(name)
