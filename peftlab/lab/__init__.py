@@ -17,7 +17,7 @@ _HOME = {  # name -> the module that has it
     "SourceError": "sources",
     "fetch": "sources",
 }
-_MODULES = ("bases", "figures", "heads", "polyglot", "records", "sources", "texts", "training", "widgets")
+_MODULES = ("bases", "claims", "figures", "heads", "polyglot", "records", "sources", "texts", "training", "widgets")
 
 
 def __getattr__(name: str):

@@ -79,7 +79,11 @@ class Finding:
 
     def sentence(self):
         """What the runs say, in a sentence or two."""
-        told = f"{self.best} did best of {len(self.answers)}" if len(self.answers) > 1 else f"{self.best} is the only one that fits"
+        told = (
+            f"{self.best} did best of {len(self.answers)}"
+            if len(self.answers) > 1
+            else f"{self.best} is the only one that fits"
+        )
         if tied := [a.method for a in self.answers[1:] if a.tied]:
             told += f"; {', '.join(tied)} cannot be told from it"
         if near := [a.method for a in self.answers[1:] if a.near]:
@@ -89,7 +93,20 @@ class Finding:
         return told + "."
 
 
-HEADS = ("method", "quality", "behind", "lost, on", "lost, off", "trainable", "memory", "file", "to keep", "rate", "seeds", "runs")
+HEADS = (
+    "method",
+    "quality",
+    "behind",
+    "lost, on",
+    "lost, off",
+    "trainable",
+    "memory",
+    "file",
+    "to keep",
+    "rate",
+    "seeds",
+    "runs",
+)
 
 
 def cells(answer):
@@ -159,7 +176,9 @@ class Advice:
         return ", ".join(f"{k} {v}" for k, v in asked.items()) or "nothing in particular"
 
     def _head(self):
-        return f"Asked: {self._asked()}." + ("" if self.recorded else " Not recorded: no run in the records is near this.")
+        return f"Asked: {self._asked()}." + (
+            "" if self.recorded else " Not recorded: no run in the records is near this."
+        )
 
     def __str__(self):
         lines = [self._head()]
@@ -171,7 +190,9 @@ class Advice:
             lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, wide)).rstrip() for row in [heads, *rows]]
             lines += _wrapped(f.sentence(), "  ") + _wrapped(f.stamp, "  ")
         for title, said in (("Assumed", self.assumed), ("Not recorded", self.missing)):
-            lines += ["", f"{title}:", *(part for line in said for part in _wrapped(f"- {line}", "", "  "))] if said else []
+            lines += (
+                ["", f"{title}:", *(part for line in said for part in _wrapped(f"- {line}", "", "  "))] if said else []
+            )
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -17,8 +17,8 @@ SITUATIONS = {
     "far": "a language the base never saw, related to none it knows, or hardly",
     "facts": "single facts the base never saw",
 }
-FACTOR = 2       # a number of examples is near a recorded one within this factor
-LARGEST = 4      # a memory is near the records up to this many times the largest need among them
+FACTOR = 2  # a number of examples is near a recorded one within this factor
+LARGEST = 4  # a memory is near the records up to this many times the largest need among them
 OLD = ("en", "es", "fr")
 DOMAINS = ("movies", "products", "tweets", "editorials")
 ROMANCE, OTHER = ("ca", "it", "pt", "ro"), ("de", "fi", "pl", "tr")
@@ -98,6 +98,13 @@ def advise(memory=None, distance=None, tasks=None, examples=None, folder=records
     return Advice(question, tuple(findings), _assumptions(question, findings, assumed), tuple(dict.fromkeys(missing)))
 
 
+def plain(runs):
+    """Without the controls that differ in how a processor multiplies (`matmul`): the runs of the way that most have."""
+    if "matmul" not in runs or runs["matmul"].isna().all():
+        return runs
+    return runs[runs["matmul"] == runs["matmul"].mode().iloc[0]]
+
+
 def _check(memory, distance, tasks, examples):
     for name, value, kind, unit in (
         ("memory", memory, Real, "bytes"), ("tasks", tasks, Integral, "versions"), ("examples", examples, Integral, "examples"),
@@ -110,9 +117,13 @@ def _check(memory, distance, tasks, examples):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} is a number of {unit} above zero, and got {value!r}")
     if distance is not None and not isinstance(distance, str):
-        raise TypeError(f"distance is a name, one of {', '.join(SITUATIONS)} or a recorded target, and got {distance!r}")
+        raise TypeError(
+            f"distance is a name, one of {', '.join(SITUATIONS)} or a recorded target, and got {distance!r}"
+        )
     if distance is not None and not distance.strip():
-        raise ValueError(f"distance is empty: name one of {', '.join(SITUATIONS)} or a recorded target, or leave it out")
+        raise ValueError(
+            f"distance is empty: name one of {', '.join(SITUATIONS)} or a recorded target, or leave it out"
+        )
 
 
 def _look(evidence, asked, question, folder, findings, missing, assumed):
@@ -124,7 +135,7 @@ def _look(evidence, asked, question, folder, findings, missing, assumed):
         missing.append(f"{name}: no runs in the folder of records")
         return
     runs = runs.assign(target=runs[evidence.target] if evidence.target else next(iter(evidence.targets)))
-    runs = runs[runs["target"].isin(asked)]
+    runs = plain(runs[runs["target"].isin(asked)])
     if question["examples"] and "sentences" not in runs:
         missing.append(f"{name}: the number of examples was not varied")
         return
@@ -152,6 +163,8 @@ def _look(evidence, asked, question, folder, findings, missing, assumed):
             words = at["words"] + (f", {at['sentences']} sentences" if "sentences" in at else "")
             targets = ", ".join(sorted(set(rows["target"])))
             words += f" ({targets})" if len(set(rows["target"])) > 1 else ""
+            if "matmul" in used and set(used["matmul"]) == {"bf16"}:
+                assumed.append(f"{name}: the processor multiplied matrices in bfloat16.")
             findings.append(Finding(name, evidence.base, words, evidence.measure, evidence.loses, answers,
                                     records.stamp(used), at.get("sentences")))  # fmt: skip
 
@@ -166,13 +179,16 @@ def _nearest(examples, sizes):
 def _answers(evidence, rows, question, missing):
     """The methods of one situation that fit, the best first."""
     where, memory, found = f"{evidence.experiment}, {rows['words'].iloc[0]}", question["memory"], []
+    few = []
     for method, runs in rows.groupby(evidence.label, sort=False):
         parts = [_best_rate(evidence, part) for _, part in runs.groupby("target")]
         seeds = sorted(set.intersection(*(set(best["seed"]) for best, _ in parts)))
         if len(seeds) < 2:
-            missing.append(f"{where}: {method} has fewer than two seeds at all of its learning rates")
+            few.append(method)
             continue
         found.append(_measured(evidence, method, parts, seeds, question["tasks"]))
+    if few:
+        missing.append(f"{where}: fewer than two seeds at all of the learning rates of {', '.join(few)}")
     if memory and found:
         found = _that_fit(found, memory, evidence.experiment, missing)
     found.sort(key=lambda pair: (-pair[0].quality[0], pair[0].trainable or 0))
@@ -188,7 +204,9 @@ def _that_fit(found, memory, experiment, missing):
                        f"{size(needs[largest])}); what more memory buys, a larger base, was not measured")  # fmt: skip
         return []
     if memory < needs[smallest]:
-        missing.append(f"{experiment}: nothing that fits in {size(memory)}; the smallest need is {size(needs[smallest])} ({smallest})")
+        missing.append(
+            f"{experiment}: nothing that fits in {size(memory)}; the smallest need is {size(needs[smallest])} ({smallest})"
+        )
     return [(a, values) for a, values in found if a.memory <= memory]
 
 
@@ -232,6 +250,8 @@ def _measured(evidence, method, parts, seeds, tasks):
 
 def _lost(evidence, chosen, how):
     """What was lost on each seed; None where a column is missing or not filled, as "off" is for full fine-tuning."""
+    if how and "off_differs" in chosen and (chosen["off_differs"] == 0).all():
+        return chosen.groupby("seed")["off_differs"].mean()  # off, it is the base bit for bit: nothing is lost
     pairs = [(before, after + how) for before, after in evidence.kept]
     if not pairs or any(c not in chosen or chosen[c].isna().any() for pair in pairs for c in pair):
         return None
@@ -273,7 +293,9 @@ def _versions(question, folder, findings, missing):
             missing.append("many-tasks: no runs in the folder of records")
             return
         rows = runs[runs["world"] == world]
-        rows = rows[rows["lr"] == rows["lr"].mode().iloc[0]].assign(target=world, words=words)  # other rates have one seed
+        rows = rows[rows["lr"] == rows["lr"].mode().iloc[0]].assign(
+            target=world, words=words
+        )  # other rates have one seed
         if answers := _answers(evidence, rows, question | {"tasks": None}, missing):
             findings.append(Finding("many-tasks", base, words, evidence.measure, None, answers, records.stamp(rows)))
 
@@ -293,9 +315,13 @@ def _assumptions(question, findings, assumed):
     if any(a.at_edge for a in answers):
         said.append("(edge): the best rate is the first or the last that was tried; a better one may lie beyond.")
     if any(a.memory for a in answers):
-        said.append("Memory is what training adds to the weights: gradients, AdamW's states and activations, counted for one step.")
+        said.append(
+            "Memory is what training adds to the weights: gradients, AdamW's states and activations, counted for one step."
+        )
     if any(a.keep for a in answers):
-        said.append(f"To keep: {question['tasks']} files of the recorded size, beside one base where the method has one.")
+        said.append(
+            f"To keep: {question['tasks']} files of the recorded size, beside one base where the method has one."
+        )
     if question["distance"] is None:
         said.append("No distance was given: every recorded situation is shown.")
     return (*said, *dict.fromkeys(assumed))

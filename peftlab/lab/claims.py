@@ -1,0 +1,361 @@
+"""The article's claims, C1 to C37, each with its verdict and the runs behind it: `table()`, and `python -m peftlab.lab.claims` for the page.
+
+What stands here is the claim, where it is settled and the sentence to be filled in; verdict and numbers come from
+`claims_measured`, and so from the records. A test compares them with the tables that the lessons have of their own.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peftlab.lab import records
+from peftlab.lab.claims_measured import HELD, IN_PART, NOT, OPEN, SETTLE, See
+
+NOTHING = "The runs that decide it are not recorded yet."
+VERDICTS = (HELD, IN_PART, NOT, OPEN)
+ROOT = Path(__file__).parents[2]
+PAGE, README = ROOT / "docs" / "claims.md", ROOT / "README.md"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim. depends: what it depends on, with fields for the numbers; without: how it is settled where it needs no run.
+
+    said: words of each lesson's own table on it; amounts: the verdict that these words amount to; would: what would decide it.
+    """
+
+    number: int
+    sentence: str
+    lessons: tuple
+    depends: str
+    without: str = ""
+    said: dict = field(default_factory=dict)
+    amounts: str = ""
+    would: str = ""
+
+
+CLAIMS = (
+    Claim(
+        1, "Freeze most of the weights, train a small subset, and the result is comparable", ("10",),
+        "Each at its own learning rate, the small method that is least behind full fine-tuning is {told}, over "
+        "{seeds} seeds. On par, the whole interval within {margin:.0f} points: {par}. The verdict wants {wanted} "
+        "seeds in a domain.",
+        would="Six seeds in at least two domains decide it, if their intervals are narrower than the margin or the differences plain.",
+    ),
+    Claim(
+        2, "140 to 280 times fewer trainable parameters", ("01",),
+        "It is {low:.0f} and {high:.0f} with the counts rounded to millions; exactly, {fewest:.0f} to {most:.0f}. The"
+        " rank decides, and the rank is a choice.",
+    ),
+    Claim(
+        3, "LoRA trains 2 to 4 million of 560 million parameters", ("01",),
+        "{small:.2f} million at rank eight and {large:.2f} million at rank thirty-two, of which the head is "
+        "{head:.2f} million: without it, neither number comes out.",
+    ),
+    Claim(
+        4, "Training takes 32 to 44 % less time", ("01",),
+        "LoRA saves {low:.1%} to {high:.1%} of the multiplications. The rest is AdamW's update, which weighs more in "
+        "a small batch; a step's time was measured live in the lesson, on one machine, and is not recorded on a GPU.",
+    ),
+    Claim(
+        5, "Memory falls in proportion to the trainable parameters", ("01",),
+        "{parameters:.0f} times fewer parameters, but weights, gradients and AdamW's states together are only "
+        "{less:.1f} times smaller, and activations come on top of both.",
+    ),
+    Claim(
+        6, "The base's knowledge stays intact, since its weights do not change", ("03", "09",),
+        "True of the weights: with the adapter off, nothing had changed in {runs} runs. With it on, LoRA of rank "
+        "eight learnt {learnt:.1%} of Italian and had lost {lost:.1%} of what the base knew of three languages.",
+        said={"03": "true of the weights, to the last bit"}, amounts=IN_PART,
+    ),
+    Claim(
+        7, "The product of two narrow matrices approximates the same information", ("02", "03",),
+        "It depends on the task. LoRA of rank eight learnt {italian:.1%} of Italian where full fine-tuning learnt "
+        "{italian_full:.1%}, and {turkish:.1%} of Turkish beside {turkish_full:.1%}. Neither full update is of low "
+        "rank: {share:.0%} of the squared norm takes {italian_ranks:.1f} and {turkish_ranks:.1f} of at most {wide} "
+        "ranks. So a product need not approximate the full update to learn a task.",
+        said={"02": "true as far as the update is near a low rank", "03": "in two of the three tasks"}, amounts=IN_PART,
+    ),
+    Claim(
+        8, "Only A and B are trained, and the start is the base model", ("03",),
+        "By construction: B starts at zero, so the first output is the base's, and the frozen weights have no "
+        "gradient.",
+        without="proved", said={"03": "holds exactly, by construction"}, amounts=HELD,
+    ),
+    Claim(
+        9, "It can be merged back into the weights, and then costs nothing", ("03", "11",),
+        "Up to rounding, into the weights it was trained beside. For an adapter on a base of four bits: on, {on:.1%} "
+        "of answers in the format; merged into the dequantised weights {into:.1%}, into the original ones "
+        "{original:.1%}, and quantised again {again:.1%}.",
+        said={"03": "holds up to rounding", "11": "only into the weights that the adapter was trained beside"},
+        amounts=IN_PART,
+    ),
+    Claim(
+        10, "Versions can be swapped without full copies", ("03", "12",),
+        "A hundred versions of the large encoder are {files:.1f} GB as LoRA of rank eight with its head, beside one "
+        "base, and {copies:.0f} GB as full copies.",
+        said={"03": "holds: one base", "12": "holds: one base"}, amounts=HELD,
+    ),
+    Claim(
+        11, "LoRA suits many models on one base", ("12",),
+        "A batch that mixes adapters is answered row by row exactly as if each were alone; switched, two languages "
+        "are at {switch:.1%}. Made one weight instead, the best way left {merged:.1%}. What a server makes of it in "
+        "time was not measured.",
+        said={"12": "holds exactly, row by row"}, amounts=HELD,
+    ),
+    Claim(
+        12, "Adapters are a projection down and up inside each block", ("05",),
+        "By definition; the lesson builds it in three places.",
+        without="defined", said={"05": "so by definition"}, amounts=HELD,
+    ),
+    Claim(
+        13, "Adapters train 7 to 26 million parameters on a model of 560 million, depending on the task", ("01", "05",),
+        "The counts come out, {narrow:.2f} and {wide:.2f} million with the head, as two widths, an eighth and a half "
+        "of the model's. It is the width that was chosen, not the task.",
+        said={"05": "it depends on the setting"}, amounts=IN_PART,
+    ),
+    Claim(
+        14, "Adapters train more parameters than LoRA", ("01", "05",),
+        "A habit. On the large encoder the adapter of a width of an eighth trains {adapter:.1f} million beside "
+        "{lora:.1f} million of LoRA of rank {rank}; with a reduction factor of {factor} it trains {thin:.1f} million.",
+        said={"05": "not by nature"}, amounts=IN_PART,
+    ),
+    Claim(
+        15, "Adapters can capture more complex behaviour", ("05",),
+        "More than any matrix with a bias, on a task made for it. Of Italian, the non-linearity changed what was "
+        "learnt by {told}, over {seeds} seeds: no difference to be seen.",
+        said={"05": "shown on a synthetic task"}, amounts=IN_PART,
+    ),
+    Claim(
+        16, "A prompt stands at the input alone, a prefix in every layer", ("06",),
+        "By definition; the lesson builds both.",
+        without="defined", said={"06": "so by definition"}, amounts=HELD,
+    ),
+    Claim(
+        17, "Vectors in front of the text are about 0.1 % of the parameters", ("01", "06",),
+        "Of the prefix, and of its length: with {tokens} virtual tokens it has {prefix:.3%} in a model of {size:.0f} "
+        "million and {other_prefix:.3%} in one of {other_size:,.0f} million; a prompt as long has {prompt:.4%} and "
+        "{other_prompt:.4%}.",
+        said={"06": "of the large model, a prefix of eleven virtual tokens"}, amounts=IN_PART,
+    ),
+    Claim(
+        18, "Prompts and prefixes only add a bias to the output", ("06",),
+        "True of one head, given its inputs, if a bias may depend on the query; what the words say is scaled down by "
+        "it as well.",
+        without="proved", said={"06": "true of one head, given its inputs"}, amounts=IN_PART,
+    ),
+    Claim(
+        19, "A prefix cannot change attention patterns", ("06",),
+        "True of the first layer, to rounding. From the second on the inputs have changed, and the pattern with them.",
+        without="proved", said={"06": "false from the second on"}, amounts=IN_PART,
+    ),
+    Claim(
+        20, "So prompts and prefixes struggle on tasks that need new attention", ("06",),
+        "With one block no prompt and no prefix reversed a list (at best {one:.1%} of them, after as many as "
+        "{patient:,} steps). With two, a prefix of forty did in {did} of {seeds} seeds after {patient:,} steps; LoRA "
+        "of rank eight did in every seed after {steps}, {lora:.1%} or more.",
+        said={"06": "with one block they never did it"}, amounts=IN_PART,
+    ),
+    Claim(
+        21, "On near tasks prompt methods are surprisingly good", ("06",),
+        "What the model knew they call up: Spanish {prompt:.1%} by a prompt and {prefix:.1%} by a prefix. The nearest"
+        " new language they hardly learn or learn in part: {new_prompt:.1%} and {new_prefix:.1%}.",
+        said={"06": "what the model knew: yes"}, amounts=IN_PART,
+    ),
+    Claim(
+        22, "Full fine-tuning forgets catastrophically", ("09",),
+        "It depends on the learning rate. At {best_rate:g} it learnt {best_learnt:.1%} of Italian and had lost "
+        "{best_lost:.1%} of three languages; at {mild_rate:g} it learnt {mild_learnt:.1%} and kept {mild_kept:.1%} of"
+        " English, though it lost {mild_lost:.1%} of the three together.",
+        said={"09": "at its higher rates yes"}, amounts=IN_PART,
+    ),
+    Claim(
+        23, "PEFT keeps the base's knowledge largely untouched", ("09",),
+        "Adapter off: exactly, in {runs} runs. Adapter on: whatever learnt Italian had lost at least {gone:.1%} of "
+        "three languages. Where Spanish had only to be called up, it went from {least_lost:.1%} ({least}) to "
+        "{most_lost:.1%} ({most}).",
+        said={"09": "adapter off: exactly"}, amounts=IN_PART,
+    ),
+    Claim(
+        24, "A frozen base with adapters circumvents forgetting fully", ("09",),
+        "If somebody says which task it is: off, nothing had changed in {runs} runs. Where the adapter has to be "
+        "guessed, a router on three domains chose the right one for {right:.1%} of the sentences; what that cost "
+        "there, {gap:points}, cannot be told from nothing. In the lesson's own run on languages it cost more.",
+        said={"09": "true in task-incremental learning"}, amounts=IN_PART,
+    ),
+    Claim(
+        25, "PEFT beats the base and comes close to full fine-tuning", ("10",),
+        "Surely better than the head alone, by a sign-flip test over seeds and domains after Holm's correction: "
+        "{number} of {methods} methods ({ahead}), over {seeds} seeds. Least behind full fine-tuning: {told}; on par "
+        "within {margin:.0f} points: {par}. The verdict wants {wanted} seeds.",
+        would="Six seeds in at least two domains decide it, if their intervals are narrower than the margin or the differences plain.",
+    ),
+    Claim(
+        26, "The biases alone (BitFit) are about 0.1 % of the parameters", ("01", "07",),
+        "It depends on the model: {share:.3%} of the large encoder without its head, {other:.3%} of a decoder of the "
+        "same size, and a Llama has no biases to train.",
+        said={"07": "there is nothing to train"}, amounts=IN_PART,
+    ),
+    Claim(
+        27, "BitFit is on par with full fine-tuning, or better, on several benchmarks", ("07", "10",),
+        "BitFit less full fine-tuning: {told}. On par or better for certain, no more than {margin:.0f} points behind "
+        "with the whole interval: {par} of {all}.",
+        said={"07": "not settled"},
+        would="More seeds, or more sentences in the test, would decide it: the intervals are wider than the margin.",
+    ),
+    Claim(
+        28, "A few well chosen parameters carry the signal", ("02",),
+        "For what the model knows: {known} random directions of {whole:,} reach {share:.0%} of what all reach in "
+        "Spanish ({at:.1%}). In Italian, which is new, as many reach {unlearnt:.1%}, and it takes {new:,}.",
+    ),
+    Claim(
+        29, "PEFT falls short far from what was learnt in pre-training", ("06", "07",),
+        "Behind full fine-tuning ({full:.1%}) in {far_languages} far languages: {count} of {methods} methods, with "
+        "the whole interval, over {seeds} seeds. It is a matter of rank: LoRA of rank one, eight and thirty-two are "
+        "{far_1:points}, {far_8:points} and {far_32:points} behind, and in {near_languages} related languages "
+        "{near_1:points}, {near_8:points} and {near_32:points}.",
+        said={"07": "so here for one row, norms"}, amounts=HELD,
+    ),
+    Claim(
+        30, "For domain, tone and format PEFT is enough", ("03", "11",),
+        "Of a format, yes: {score:.1%} of answers were in it, beside {before:.1%} untouched, over {seeds} seeds. In "
+        "three domains an adapter each gained {gain:points} on the base; whether training everything gains more is "
+        "C{other}. Tone was not tried.",
+    ),
+    Claim(
+        31, "The library has more than 25 methods", ("13",),
+        "The version that this course uses has {count}.",
+        without="counted",
+    ),
+    Claim(
+        32, "It takes little code", ("13",),
+        "LoRA here is a file of {lora} lines, and the hooks that all methods share {hooks}; with the library it is a "
+        "configuration and a call.",
+        without="counted",
+    ),
+    Claim(
+        33, "LoRA has the best balance, and is the default", ("10",),
+        "LoRA of rank eight on query and value is {told}, over {seeds} seeds. Methods that train less: {cheaper}; one"
+        " of them is no more than {margin:.0f} points behind it, with the whole interval, on {equalled}. The verdict "
+        "wants {wanted} seeds.",
+        would="Six seeds in at least two domains decide it, if their intervals are narrower than the margin or the differences plain.",
+    ),
+    Claim(
+        34, "Prompt tuning, if it has to be lighter and the task is near", ("06", "09",),
+        "Near: a prompt of {trainable:,} parameters calls Spanish up at {prompt:.1%}, {gap:points} behind full fine-"
+        "tuning; of the best new language it learnt {new:.1%}. While it is on it costs {lost:.1%} of three languages,"
+        " LoRA of rank eight {lora_lost:.1%}. Lighter still, as good there and of less harm: {better}.",
+    ),
+    Claim(
+        35, "Adapters are a middle ground, with more capacity than LoRA", ("05", "10",),
+        "At equal numbers of trainable parameters LoRA on all linear layers was ahead in Italian by {told}, over "
+        "{seeds} seeds. It sat on more layers, and more than a hundred steps were not tried.",
+        said={"05": "not found here"}, amounts=NOT,
+    ),
+    Claim(
+        36, "Decide by hardware, by the distance of the task and by the number of versions", ("14",),
+        "The adviser's choice, the method of fewest parameters that is surely near the best: {known} for Spanish, "
+        "which is known, {related} for Italian, {far} for Turkish. From {budgets}. The number of versions changes "
+        "what has to be kept, not what learns best.",
+    ),
+    Claim(
+        37, "Full fine-tuning of 100 billion parameters is out of reach", ("01",),
+        "For one machine: {bytes} bytes a parameter for weight, gradient and AdamW's two states make {terabytes:.1f} "
+        "TB before the first text.",
+        without="counted",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A claim with its verdict, what it depends on, and the runs it rests on: experiment -> {key: (seed, device)}."""
+
+    claim: Claim
+    verdict: str
+    depends: str
+    used: dict
+
+    @property
+    def runs(self):
+        """The runs in words: how many, which seeds, which device; or where it is counted or proved."""
+        told = []
+        for name, lines in sorted(self.used.items()):
+            seeds = sorted({seed for seed, _ in lines.values()})
+            which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+            number = f"{len(lines)} run{'s' * (len(lines) > 1)}"
+            told.append(f"{name}: {number}, {which}, {', '.join(sorted({device for _, device in lines.values()}))}")
+        how = {"defined": "by definition", "proved": "proved", "counted": "counted"}.get(self.claim.without)
+        return "; ".join(told) or (f"{how} in lesson {self.claim.lessons[0]}" if how else "nothing recorded yet")
+
+
+def settle(claim, folder=records.RUNS):
+    """The claim with its verdict and numbers, from the records in a folder. Raises FileNotFoundError or ValueError where runs are missing."""
+    see = See(folder)
+    verdict, values = SETTLE[claim.number](see)
+    told = [NOTHING if values is None else claim.depends.format(**values), claim.would if verdict == OPEN else ""]
+    return Settled(claim, verdict, " ".join(filter(None, told)), see.used)
+
+
+def table(lesson=None, folder=records.RUNS):
+    """The claims as a pandas frame: claim, sentence, verdict, lesson, runs. lesson: "10" gives those that are settled there.
+
+    Raises ValueError for a lesson that settles none.
+    """
+    import pandas
+
+    chosen = [c for c in CLAIMS if lesson is None or lesson in c.lessons]
+    if not chosen:
+        there = sorted({name for c in CLAIMS for name in c.lessons})
+        raise ValueError(f"no claim is settled in lesson {lesson!r}; there are {', '.join(there)}")
+    rows = [(f"C{s.claim.number}", s.claim.sentence, s.verdict, ", ".join(s.claim.lessons), s.runs)
+            for s in (settle(c, folder) for c in chosen)]  # fmt: skip
+    return pandas.DataFrame(rows, columns=["claim", "sentence", "verdict", "lesson", "runs"])
+
+
+INTRODUCTION = (
+    "What articles say of parameter-efficient fine-tuning, claim by claim, and what the runs of this course say to it. Generated "
+    "by `python -m peftlab.lab.claims` from `peftlab/lab/claims.py` and the records in `data/runs`; a test fails when this page, a "
+    "lesson's own table and the records disagree. The models are small and the runs are from a processor: a verdict is about what "
+    "was measured here, by a rule that stands with it in `peftlab/lab/claims_measured.py`. What stands after ± is half of the 95 % "
+    "interval of a mean over seeds; each method is taken at the learning rate that is best in training or on validation."
+)
+
+
+def digest(settled):
+    """The verdicts counted, in a sentence."""
+    counts = Counter(s.verdict for s in settled)
+    told = ", ".join(f"{counts[v]} {v}" for v in VERDICTS)
+    return f"Of the {len(settled)} claims of a typical article on PEFT, {told}."
+
+
+def page(settled):
+    """docs/claims.md."""
+    out = ["# The claims, settled", "", INTRODUCTION, "", digest(settled), "", "| | claim | verdict | lesson |", "| --- | --- | --- | --- |"]
+    out += [f"| [C{s.claim.number}](#c{s.claim.number}) | {s.claim.sentence} | {s.verdict} | {', '.join(s.claim.lessons)} |" for s in settled]
+    for s in settled:
+        out += ["", f"## C{s.claim.number}", "", f"*{s.claim.sentence}.* **{s.verdict[0].upper()}{s.verdict[1:]}**, lesson{'s' * (len(s.claim.lessons) > 1)} {' and '.join(s.claim.lessons)}.", "",
+                s.depends, "", f"Rests on: {s.runs}."]  # fmt: skip
+    return "\n".join(out) + "\n"
+
+
+BEGIN, END = "<!-- claims: written by python -m peftlab.lab.claims -->", "<!-- end of claims -->"
+
+
+def with_digest(text, settled):
+    """The README with its digest between the two marks. Raises ValueError if a mark is missing."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"README.md lacks the marks {BEGIN!r} and {END!r}: put them back around the digest of the claims")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{digest(settled)}\n{END}{rest.split(END)[1]}"
+
+
+def main():
+    settled = [settle(c) for c in CLAIMS]
+    PAGE.write_text(page(settled), encoding="utf-8")
+    README.write_text(with_digest(README.read_text("utf-8"), settled), encoding="utf-8")
+    print(digest(settled))
+
+
+if __name__ == "__main__":
+    main()
