@@ -498,7 +498,7 @@ check("capstone", found)
 # | claim | here |
 # | --- | --- |
 # | *decide by hardware, distance and the number of versions* (C36) | holds in part: distance decides nearly everything, hardware excludes, and the number of versions decides between a copy and a small file, not among small files |
-# | *prompt tuning where the task is lighter and near* (C34) | holds where the base knows the language; for a related one it learnt nothing |
+# | *prompt tuning where the task is lighter and near* | holds where the base knows the language; for a related one it learnt nothing |
 #
 # **What it does not show.** The records are those of small models. A far language for a third of a million parameters is not a far language for seven billion; the adviser says which base its runs come from and leaves that
 # step to you. And its margin of five hundredths is a choice: with another one it names others.
