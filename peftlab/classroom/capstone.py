@@ -117,9 +117,11 @@ def _look_at_proposal(files, found, wrong):
     else:
         began, at = time_of(log.get("began")), time_of(last["sealed"])
         found["sealed before"] = began is not None and at <= began and log.get("proposal") == last["hash"]
-        found["parameters allowed"], found["seconds allowed"] = last["parameters"], last["seconds"]
         if not found["sealed before"]:
             wrong.append("The log of the training does not name this proposal, or the training began before it was sealed.")
+    for name in ("parameters", "seconds"):
+        if _is_number(last.get(name)):
+            found[f"{name} allowed"] = last[name]
     if _is_number(log.get("seconds")):
         found["seconds"] = log["seconds"]
     for name, key in ((WEIGHTS, "adapter"), ("predictions.json", "predictions")):
@@ -139,7 +141,7 @@ def _look_at_adapter(folder, files, proposal, told, found, wrong):
         pl.load(model, folder)
         found["off is the base"] = _off_is_the_base(model, tokenizer)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's files cause
-        wrong.append(f"The adapter can't be loaded: {str(error)[:300]}.")
+        wrong.append(f"The adapter can't be loaded: {_first_words(error)}.")
         return
     found["same in peft"] = _same_in_peft(model, tokenizer, folder, wrong)
     if not proposal:
@@ -180,7 +182,7 @@ def _same_in_peft(model, tokenizer, folder, wrong):
             wrong.append(f"In `peft` the file gives other logits, by up to {float(gap):.2g}.")
         return not gap
     except Exception as error:  # noqa: BLE001 - whatever a stranger's files cause
-        wrong.append(f"`peft` does not load the file: {str(error)[:300]}.")
+        wrong.append(f"`peft` does not load the file: {_first_words(error)}.")
         return False
 
 
@@ -232,6 +234,11 @@ def _about(said, kept):
         return all(abs(said[when][t] - kept[when][t]) <= 0.021 for when in ("before", "on", "off") for t in polyglot.KNOWN)
     except (KeyError, TypeError):
         return False
+
+
+def _first_words(error):
+    text = str(error)
+    return text.rstrip(". ") if len(text) < 300 else text[:300].rsplit(" ", 1)[0] + " ..."
 
 
 def _json(data):

@@ -146,7 +146,7 @@ def log_again(folder):
 
 
 def invented(folder):
-    right = polyglot.dataset("nl", "test")["answer"]
+    right = list(polyglot.dataset("nl", "test")["answer"])
     put(folder, "predictions.json", lambda told: told.update(answers=right))
     log_again(folder)
 
@@ -256,11 +256,11 @@ ATTACKS = {  # name -> (what is done to an honest folder, points, what the teach
     "linked-folder": (linked_folder, 0, "is a link"),
     "pipe": (pipe, 3, "is no file"),
     "pickled": (pickled, 0, f"no {W} that can be read"),
-    "edited": (edited, 3, "does not fit its hash"),
+    "edited": (edited, 3, "or it was changed afterwards"),
     "sealed-later": (sealed_later, 3, "began before it was sealed"),
     "over-budget": (over_budget, 3, "your proposal allows"),
     "enormous-rank": (enormous_rank, 1, "can't be loaded"),
-    "nested": (nested, 1, "predictions.json"),
+    "nested": (nested, 0, "predictions.json"),
     "of-other-kinds": (of_other_kinds, 0, "Proposal 1"),
 }
 

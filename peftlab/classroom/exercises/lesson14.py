@@ -553,10 +553,10 @@ def what_was_found(cases, seen, expected):
     """The numbers behind what is not right."""
     mine, found = seen[0], seen[0].get("_found", {})
     said = list(mine.get("_wrong", ()))
-    if not mine["budget: parameters"] and "parameters" in found:
-        said.append(f"The file holds {found['parameters']:,} parameters, and your proposal allows {found.get('parameters allowed', 0):,}.")
-    if not mine["budget: seconds"] and "seconds" in found:
-        said.append(f"The training took {found['seconds']:g} seconds, and your proposal allows {found.get('seconds allowed', 0):g}.")
+    if not mine["budget: parameters"] and {"parameters", "parameters allowed"} <= set(found):
+        said.append(f"The file holds {found['parameters']:,} parameters, and your proposal allows {found['parameters allowed']:,}.")
+    if not mine["budget: seconds"] and {"seconds", "seconds allowed"} <= set(found):
+        said.append(f"The training took {found['seconds']:g} seconds, and your proposal allows {found['seconds allowed']:g}.")
     if not mine["better than the head alone"] and "letters" in found:
         said.append(f"Letters right: {found['letters']}; the head alone, over its seeds: {found.get('of the head alone')}.")
     if not mine["file: gives the answers that were handed in"] and "letters" in found:
