@@ -235,6 +235,9 @@ print("with memory for 50,000 trainable parameters:", tight)
 print(records.stamp(runs[runs["target"].isin(list(yours))]))
 
 # %% [markdown]
+# Three distances, three answers, from next to nothing to everything. And look at what little memory does: for Turkish it leaves a method that hardly wrote a number rightly. The best of what fits need not be good,
+# and `choose` does not say so; its scores do.
+#
 # ## The adviser
 #
 # `pl.lab.advise` does the same with all records of this course. It answers with methods and the runs behind them, says what it had to assume, and where nothing near was
