@@ -510,7 +510,7 @@ check("capstone", found)
 #
 # ## Go further
 #
-# - Ask `choose` with a margin of 0, of 0.02 and of 0.2. How often does its answer change, and is there one that you would defend?
+# - Ask `choose` with a margin of nothing, with a smaller one and a larger one. How often does its answer change, and is there one that you would defend?
 # - The three old languages: which of your methods keeps the most of them with the adapter *on*, at equal letters in the new one? (Lesson 09.)
 # - Give your language fifty numbers to learn from instead of eight hundred. Is the order of the methods the same?
 # - An open question: what can be measured on the base alone, before any training, that says which row of the records your task belongs to?
