@@ -133,7 +133,7 @@ def install(python):
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check"]
     started = time.time()
     done = not call([*pip, "--quiet", "uv"]) and not call(
-        [python, "-m", "uv", "pip", "install", "--python", python, *what], **uv_settings(python)
+        [python, "-m", "uv", "pip", "install", "--compile-bytecode", "--python", python, *what], **uv_settings(python)
     )
     if not done:
         print("uv could not do it; trying with pip.", flush=True)

@@ -210,7 +210,7 @@ def installing(tasks, monkeypatch, fails):
 def test_uv_when_it_can(tasks, monkeypatch):
     done, called = installing(tasks, monkeypatch, lambda command: False)
     assert done and len(called) == 2
-    assert called[1] == "python -m uv pip install --python python -c constraints.txt -e .[all]"
+    assert called[1] == "python -m uv pip install --compile-bytecode --python python -c constraints.txt -e .[all]"
 
 
 @pytest.mark.parametrize("failing", ["--quiet uv", "-m uv"])
