@@ -294,7 +294,10 @@ def _judge_files(id, files, out_of_order, sandbox, done):
     cells = [["ours", EXAMINED], ["check", id, "found"]]
     encoded = {name: base64.b64encode(data).decode() for name, data in files.items()}
     frames, missing = _run(sandbox, {"seed": done.seed, "cells": cells, "files": encoded}, done)
-    return _judge(id, [f for f in frames if isinstance(f, dict) and f.get("exercise") == id], done, missing)
+    frames = [f for f in frames if isinstance(f, dict) and f.get("exercise") == id]
+    if any(f.get("state") == "error" for f in frames):  # whatever the files hold is a sentence in what is found
+        raise MachineTrouble(f"{FOLDER} can't be examined on this machine ({clean(frames[0].get('told'))[:200]})")
+    return _judge(id, frames, done, missing)
 
 
 def _of_a_text(text):

@@ -257,6 +257,7 @@ CLAIMS = (
         "The adviser's choice, the method of fewest parameters that is surely near the best: {known} for Spanish, "
         "which is known, {related} for Italian, {far} for Turkish. From {budgets}. The number of versions changes "
         "what has to be kept, not what learns best.",
+        said={"14": "holds in part"}, amounts=IN_PART,
     ),
     Claim(
         37, "Full fine-tuning of 100 billion parameters is out of reach", ("01",),

@@ -316,6 +316,14 @@ def test_no_cell_of_the_notebook_has_a_say(tmp_path, honest, lesson, sandbox):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what is handed in is shut in on Linux only")
+def test_what_this_machine_cannot_examine_is_nobodys_mark(tmp_path, honest, lesson, sandbox, monkeypatch):
+    path = hand_in(tmp_path / NAME, lesson, honest)
+    monkeypatch.setattr(judge, "EXAMINED", "found = open('no-record-here')")
+    with pytest.raises(judge.MachineTrouble, match="can't be examined on this machine"):
+        judge.grade(path, "ada", lesson, sandbox, 7, {"capstone"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what is handed in is shut in on Linux only")
 def test_another_folder_is_another_submission(tmp_path, honest, lesson):
     path = hand_in(tmp_path / NAME, lesson, honest)
     first = judge.hash_of(path)
