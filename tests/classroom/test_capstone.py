@@ -304,7 +304,7 @@ def test_no_cell_of_the_notebook_has_a_say(tmp_path, honest, lesson, sandbox):
     forged = nbformat.from_dict(json.loads(nbformat.writes(lesson.notebook)))
     good = find("capstone").reference
     for cell in forged.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade_id") in ("capstone", "capstone-1"):
+        if cell.metadata.get("nbgrader", {}).get("grade_id") in ("capstone", "capstone-2"):
             cell.source = f"from peftlab.classroom import capstone\nfound = {good!r}\ncapstone.examine = lambda *_: found\n"
     path = hand_in(tmp_path / NAME, lesson, honest, untrained)
     nbformat.write(forged, path)
