@@ -223,6 +223,7 @@ WHY = {
     "linear-combination": "No weight and no scale in the cases is zero, a quotient has the sign of its product, and to divide by a sign is to multiply by it.",
     "ties-merge": "A place where the sum is zero has no entry left, all updates have one shape, and a quotient has the sign of its product.",
     "dare-drop": "No entry of `u` equals `p` exactly; and zero is zero as a whole number too.",
+    "choose-from-records": "No difference lies exactly on the margin.",
     "task-router": "All vectors are rows of matrices: dimension 1 is the default, `-1` and `+1`.",
     "round-trip": "In which mode the trained model is left is up to the learner.",
 }
