@@ -153,6 +153,8 @@ def _own_words(exercise, seed, seen, expected):
 def _todo(exercise):
     if isinstance(exercise, Question):
         return f"Choose one of {', '.join(exercise.options)} first, before you run anything."
+    if exercise.from_files:
+        return f"There is no folder with a proposal yet. Seal one, train, and save what came of it: `{exercise.signature}`."
     return f"`{exercise.signature}` is still the empty stub: write it, run its cell, then run this one again."
 
 

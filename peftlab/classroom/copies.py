@@ -84,7 +84,7 @@ def remember(work, given, name, mark):
     """Note that a file was given to the learner with this content, so that what they write in it is known as theirs."""
     given[name] = mark
     (work / ".peftlab").mkdir(parents=True, exist_ok=True)
-    _atomic(work / ".peftlab" / "copies.json", json.dumps(given, indent=1, sort_keys=True))
+    write_whole(work / ".peftlab" / "copies.json", json.dumps(given, indent=1, sort_keys=True))
 
 
 def _set_aside(path):
@@ -104,7 +104,7 @@ def _bring_glossary(work, given):
     text = source.read_text(encoding="utf-8")
     mark, there = _hash(text), _hash(path.read_text(encoding="utf-8")) if path.exists() else None
     if there != mark and there in (None, given.get(path.name)):
-        _atomic(path, text)
+        write_whole(path, text)
     if given.get(path.name) != mark and there in (None, mark, given.get(path.name)):
         remember(work, given, path.name, mark)
 
@@ -146,10 +146,10 @@ def _free_name(path, what="new"):
 
 
 def _write(path, notebook):
-    _atomic(path, nbformat.writes(notebook) + "\n")
+    write_whole(path, nbformat.writes(notebook) + "\n")
 
 
-def _atomic(path, text):
+def write_whole(path, text):
     """Whole or not at all: write beside, then move into place."""
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:

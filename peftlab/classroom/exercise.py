@@ -94,6 +94,7 @@ class Exercise:
     terms: dict[str, Callable] = field(default_factory=dict)  # what is seen -> (case) -> {name: a term of the formula}
     switches: tuple | None = None  # (a parametrised answer, {switch: the slips it can be set to})
     parts: list[Part] = field(default_factory=list)  # none: all of its points or nothing (`credit`)
+    from_files: bool = False  # the grader looks at the folder beside the notebook, and runs no cell for it (`capstone`)
 
     def __post_init__(self):
         if self.id in REGISTRY:

@@ -3,6 +3,7 @@
 The code runs in a `sandbox`; back comes what was seen, as plain values and tensors (`wire`), in a bounded number of bytes.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from . import submissions, wire
 from .cells import can_read
 from .checking import Result, observations, verdict
 from .exercise import find
+from .proposals import FOLDER
 from .stripping import PACKAGE, stripped_package
 from .written import untouched
 
@@ -32,6 +34,7 @@ MACHINE, PATIENCE = 6, 10  # as the sandbox has them
 LIMITS = {"seconds": 60, "memory": 2 * 2**30, "processes": 32}
 LARGEST = 64 * 2**20  # bytes of observations that are read from one submission
 NOTES = 20  # sentences on what was out of order that are kept of one submission
+EXAMINED = f"from peftlab.classroom import capstone\nfound = capstone.examine({FOLDER!r})"
 ENDS = {
     1: "It was still running after {seconds} seconds and was ended.",
     2: "It took more than {gigabytes:g} GB of memory and was ended.",
@@ -163,7 +166,7 @@ class Sandbox:
         """
         for _ in range(2):
             try:
-                frames, status, wrong = self._run(json.dumps(job).encode())
+                frames, status, wrong = self._run(json.dumps(job).encode(), b"f" if "files" in job else b"x")
             except (OSError, EOFError, IndexError):  # the warm process is gone or does not answer
                 self.process.kill()
                 self.close()
@@ -176,14 +179,14 @@ class Sandbox:
             "The same command grades it once that is mended"
         )
 
-    def _run(self, job):
+    def _run(self, job, kind):
         handle = os.memfd_create("job")
         try:
             os.write(handle, job)
             os.lseek(handle, 0, os.SEEK_SET)
             inward, outward = os.pipe()
             try:
-                socket.send_fds(self.control, [b"x"], [handle, outward])
+                socket.send_fds(self.control, [kind], [handle, outward])
             finally:
                 os.close(outward)
         finally:
@@ -253,20 +256,48 @@ def grade(path, student, lesson, sandbox, seed, only=None):
         done.results = {e_: Result(e_, "not yet", str(e)) for e_ in wanted}
         done.notes = [str(e)]
         return done
+    files, out_of_order = submissions.folder_beside(path)
+    done.hash = submissions.hash_with(done.hash, files)
+    by_files = {e for e in wanted if find(e).from_files}
     cells = [[*c, texts.get(c[1])] if c[0] == "theirs" else c for c in lesson.cells]
-    cells = [c for c in cells if c[-1] is not None and (c[0] != "check" or c[1] in wanted)]
+    cells = [c for c in cells if c[-1] is not None and (c[0] != "check" or c[1] in set(wanted) - by_files)]
     _newer_syntax(data, texts)
-    frames, status, wrong = sandbox.run({"seed": done.seed, "cells": cells})
-    limits = {**sandbox.limits, "gigabytes": sandbox.limits["memory"] / 2**30}
-    ended = ENDS[status].format(**limits) if status else ""
-    done.notes = done.notes[:NOTES] + list(filter(None, [ended, wrong and f"{wrong[0].upper()}{wrong[1:]}."]))
-    missing = ended or wrong or "Its process ended before this was observed"
+    done.notes = done.notes[:NOTES]
+    if set(wanted) - by_files:
+        frames, missing = _run(sandbox, {"seed": done.seed, "cells": cells}, done)
     for id, asked in wanted.items():
-        done.results[id] = _judge(id, [f for f in frames if isinstance(f, dict) and f.get("exercise") == id], done, missing)
-        if not set(asked["solutions"]) & set(texts) and done.results[id].state == "not yet":
-            done.results[id] = Result(id, "not attempted", "Its cell is not in the notebook.")
+        if id in by_files:
+            done.results[id] = _judge_files(id, files, out_of_order, sandbox, done)
+        else:
+            done.results[id] = _judge(id, [f for f in frames if isinstance(f, dict) and f.get("exercise") == id], done, missing)
+            if not set(asked["solutions"]) & set(texts) and done.results[id].state == "not yet":
+                done.results[id] = Result(id, "not attempted", "Its cell is not in the notebook.")
         done.points[id] = (done.results[id].worth(asked["points"]), asked["points"])
     return done
+
+
+def _run(sandbox, job, done):
+    """(frames, why some may be missing) of one job; how it ended goes into the notes."""
+    frames, status, wrong = sandbox.run(job)
+    limits = {**sandbox.limits, "gigabytes": sandbox.limits["memory"] / 2**30}
+    ended = ENDS[status].format(**limits) if status else ""
+    done.notes += list(filter(None, [ended, wrong and f"{wrong[0].upper()}{wrong[1:]}."]))
+    return frames, ended or wrong or "Its process ended before this was observed"
+
+
+def _judge_files(id, files, out_of_order, sandbox, done):
+    """The result for what was handed in as files beside the notebook: no cell of the notebook runs for it."""
+    done.notes += out_of_order
+    if "proposal.json" not in files:
+        told = " ".join([*out_of_order, f"There is no folder `{FOLDER}` with a proposal beside the notebook."])
+        return Result(id, "not yet" if out_of_order else "not attempted", told)
+    cells = [["ours", EXAMINED], ["check", id, "found"]]
+    encoded = {name: base64.b64encode(data).decode() for name, data in files.items()}
+    frames, missing = _run(sandbox, {"seed": done.seed, "cells": cells, "files": encoded}, done)
+    frames = [f for f in frames if isinstance(f, dict) and f.get("exercise") == id]
+    if any(f.get("state") == "error" for f in frames):  # whatever the files hold is a sentence in what is found
+        raise MachineTrouble(f"{FOLDER} can't be examined on this machine ({clean(frames[0].get('told'))[:200]})")
+    return _judge(id, frames, done, missing)
 
 
 def _of_a_text(text):
@@ -291,9 +322,10 @@ def _newer_syntax(data, texts):
 def hash_of(path):
     """The hash of a submission's bytes; of nothing, where it can't be read."""
     try:
-        return submissions.read(path)[1]
+        hash = submissions.read(path)[1]
     except submissions.Unreadable:
         return ""
+    return submissions.hash_with(hash, submissions.folder_beside(path)[0])
 
 
 def tell(done):

@@ -24,10 +24,15 @@ def keys(lesson):
     around = json.dumps([lesson.cells, sorted(lesson.written), _engine()])
     return {
         id: hashlib.sha256(
-            json.dumps([definition(id), asked["points"], asked["solutions"], around]).encode()
+            json.dumps([definition(id), asked["points"], asked["solutions"], around, *_of_files(id)]).encode()
         ).hexdigest()
         for id, asked in lesson.exercises.items()
     }
+
+
+def _of_files(id):
+    """What examines the files that an exercise is judged from; nothing for most."""
+    return [_bare(HERE / f"{name}.py") for name in ("capstone", "proposals")] if find(id).from_files else []
 
 
 @cache

@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 
 from .build import CHECK, NOTEBOOKS, lessons
+from .proposals import FILES, FOLDER
 
 LARGEST = 32 * 2**20  # bytes of a notebook, pictures and all
 LONGEST = 100_000  # characters of one cell
@@ -135,6 +136,55 @@ def read(path):
     if len(data) > LARGEST:
         raise Unreadable(f"{path.name} is larger than {LARGEST // 2**20} MB.")
     return data, hashlib.sha256(data).hexdigest()
+
+
+def folder_beside(path):
+    """({name: bytes} of the `proposals.FILES` in the folder beside a notebook, sentences on what was out of order)."""
+    folder, found, notes = path.parent / FOLDER, {}, []
+    try:
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return {}, []
+    except OSError as e:
+        if e.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise NotReadHere(f"{FOLDER} can't be read on this machine: {e.strerror}") from None
+        return {}, [f"`{FOLDER}` is a link, or no folder: it was not read."]
+    try:
+        for name, most in FILES.items():
+            try:
+                found[name] = _bounded(name, place, most)
+            except FileNotFoundError:
+                continue
+            except Unreadable as e:
+                notes.append(f"`{FOLDER}/{name}` {e}: it was not read.")
+    finally:
+        os.close(place)
+    return found, notes
+
+
+def hash_with(hash, files):
+    """The hash of a notebook and of what was read of the folder beside it."""
+    parts = [hash, *(f"{name} {hashlib.sha256(data).hexdigest()}" for name, data in sorted(files.items()))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if files else hash
+
+
+def _bounded(name, place, most):
+    """The bytes of a file in an open folder, if they are no more than `most`."""
+    try:
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+    except OSError as e:
+        if e.errno == errno.ENOENT:
+            raise
+        if e.errno not in (errno.ELOOP, errno.ENXIO):
+            raise NotReadHere(f"{FOLDER}/{name} can't be read on this machine: {e.strerror}") from None
+        raise Unreadable("is a link, or no file") from None
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Unreadable("is no file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise Unreadable(f"is larger than {most:,} bytes")
+    return data
 
 
 def handed_in(path):

@@ -71,9 +71,11 @@ def cells(name, question):
     if (found := rubric(name)) is None:
         raise ValueError(f"{name} asks a written question: put its rubric into notebooks/rubrics/{name}.md")
     points = f"{found.points:g} point{'s' * (found.points != 1)}"
+    report = len(found.criteria) > 2
+    length, them, later = ("About a page", "it", "in a year") if report else ("Three to five sentences", "them", "after the next lessons")
     told = (
-        f"Three to five sentences. A person marks them, for {points}; no program does. If you work alone, write them all the same: "
-        "you will want to know after the next lessons what you thought here."
+        f"{length}. A person marks {them}, for {points}; no program does. If you work alone, write {them} all the same: "
+        f"you will want to know {later} what you thought here."
     )
     locked = {"schema_version": 3, "grade_id": name + QUESTION, "solution": False, "grade": False, "locked": True, "task": False}
     by_hand = {**locked, "grade_id": name + ANSWER, "solution": True, "grade": True, "locked": False, "points": found.points}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 MARGIN = 0.05  # what is behind the best by no more than this, with its whole interval, is as good for a choice
+STYLE = "text-align:left;white-space:nowrap;padding:0.2em 0.8em 0.2em 0"
 WIDTH = 110  # letters in a line of text
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
@@ -158,6 +159,11 @@ class Advice:
         """The keys of all runs that the answers rest on."""
         return {key for f in self.findings for a in f.answers for key in a.keys}
 
+    @property
+    def choices(self):
+        """{situation: the method of fewest parameters that is surely near the best there}."""
+        return {f.what: f.choice for f in self.findings}
+
     def frame(self):
         """All answers as a pandas frame, a row for each."""
         import pandas
@@ -201,12 +207,13 @@ class Advice:
         out = f"<p role='status' aria-live='polite'>{escape(self._head())}</p>"
         for f in self.findings:
             heads, rows = shown(f)
-            top = "".join(f"<th scope='col' style='text-align:left'>{escape(h)}</th>" for h in heads)
+            top = "".join(f"<th scope='col' style='{STYLE}'>{escape(h)}</th>" for h in heads)
             body = ""
-            for row in rows:
-                others = "".join(f"<td style='text-align:left;white-space:nowrap'>{escape(c)}</td>" for c in row[1:])
-                name = f"<th scope='row' style='text-align:left;white-space:nowrap'>{escape(row[0])}</th>"
-                body += f"<tr>{name}{others}</tr>"
+            for answer, row in zip(f.answers, rows):
+                *middle, runs = [escape(c) for c in row[1:]]
+                others = "".join(f"<td style='{STYLE}'>{c}</td>" for c in middle)
+                others += f"<td style='{STYLE}' title='{escape(' '.join(answer.keys))}'>{runs}</td>"
+                body += f"<tr><th scope='row' style='{STYLE}'>{escape(row[0])}</th>{others}</tr>"
             out += (
                 f"<h4>{escape(f.what)} ({escape(f.base)}; {escape(f.experiment)})</h4>"
                 f"<p>Quality: {escape(f.measure)}.{escape(f' Lost: {f.loses}.' if f.loses else '')}</p>"

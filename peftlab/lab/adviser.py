@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 from peftlab.lab import records
-from peftlab.lab.advice import Advice, Answer, Finding, size
+from peftlab.lab.advice import MARGIN, Advice, Answer, Finding, size
 from peftlab.lab.sweeps import interval
 
 # What `distance` may name, besides a target that is recorded ("it", "tweets", ...).
@@ -312,6 +312,10 @@ def _assumptions(question, findings, assumed):
         "* marks the best method and those that cannot be told from it: seed by seed, their difference has an interval that "
         + "holds zero. Nothing is corrected for comparing many.",
     ]
+    said.append(f"What is surely no more than {MARGIN:g} behind the best counts as good enough for a choice.")
+    keys = [{key for a in f.answers for key in a.keys} for f in findings]
+    if len(set.union(*keys)) < sum(map(len, keys)):
+        said.append("Some runs have one key in two records: the same configuration, run twice. They are no evidence apart.")
     if any(a.at_edge for a in answers):
         said.append("(edge): the best rate is the first or the last that was tried; a better one may lie beyond.")
     if any(a.memory for a in answers):

@@ -597,7 +597,7 @@ def by_distance(see):
         for finding in advice.findings:
             frame = load(finding.experiment, see.folder)
             see.note(finding.experiment, frame[frame["key"].isin({k for a in finding.answers for k in a.compared})])
-        return {f.what: f.choice for f in advice.findings}
+        return advice.choices
 
     choice = {target: next(iter(ask(distance=target).values())) for target in ("es", "it", "tr")}
     little, much = 50, 500

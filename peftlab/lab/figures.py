@@ -596,3 +596,53 @@ def scatter(series, title, xlabel, ylabel):
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(-0.05, None))
     fig.legend(loc="outside lower center", ncols=2, frameon=False)
     return fig
+
+
+def by_rate(panels, title, ylabel):
+    """Curves over the learning rate, a panel each: `panels` maps a panel's title to {name: [(rate, mean, half width)]}."""
+    fig = Figure(figsize=(8.2, 0.9 + 3.1 * -(-len(panels) // 2)), layout="constrained")
+    places = fig.subplots(-(-len(panels) // 2), 2, sharex=True, squeeze=False).flat
+    for axes, (name, series) in zip(places, panels.items()):
+        for i, points in enumerate(series.values()):
+            colour, fill = PALETTE[i % len(PALETTE)], "full" if i < len(PALETTE) else "none"
+            line = {"linewidth": 1, "linestyle": "-" if i < len(PALETTE) else "--", "capsize": 2, "markersize": 5}
+            axes.errorbar(*zip(*points), color=colour, marker=MARKERS[i % len(MARKERS)], fillstyle=fill, **line)
+        axes.set(title=name, xscale="log", xlabel="learning rate", ylabel=ylabel)
+    for axes in list(places):
+        axes.axis("off")  # a place that no panel needs
+    fig.legend(fig.axes[0].containers, next(iter(panels.values())), loc="outside lower center", ncols=5, frameon=False)
+    fig.suptitle(title)
+    return fig
+
+
+def scored(panels, title, xlabel):
+    """Means with intervals, one method a row and a panel for each domain, between levels: `panels` maps a panel's title to
+    ({name: (mean, half width)}, {level: x})."""
+    most = max(len(points) for points, _ in panels.values())
+    fig = Figure(figsize=(8.2, 1.4 + 0.27 * most), layout="constrained")
+    for axes, (title_of, (points, levels)) in zip(fig.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels.items()):
+        places = range(len(points))[::-1]
+        mean, half = zip(*points.values())
+        axes.errorbar(mean, places, xerr=half, color=PALETTE[0], marker="o", linestyle="none", capsize=3)
+        for style, colour, (name, x) in zip((":", "--", "-."), (PALETTE[6], PALETTE[1], PALETTE[2]), levels.items()):
+            axes.axvline(x, color=colour, linestyle=style, linewidth=1.2, label=name)
+        axes.set_yticks(places, points)
+        axes.set(title=title_of, xlabel=xlabel)
+    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    fig.suptitle(title)
+    return fig
+
+
+def front(points, on_front, title, xlabel, ylabel):
+    """Quality over a logarithmic cost: `points` maps a name to (quality, half width, cost). Those on the front are filled and
+    joined by steps."""
+    fig = Figure(figsize=(8.2, 4.2), layout="constrained")
+    axes = fig.subplots()
+    for i, (name, (quality, half, cost)) in enumerate(points.items()):
+        style = {"marker": MARKERS[(i + 3 * (i // 7)) % 7], "fillstyle": "full" if name in on_front else "none", "markersize": 8}
+        axes.errorbar(cost, quality, half, color=PALETTE[i % len(PALETTE)], linewidth=0.8, capsize=2, linestyle="none", label=name, **style)
+    line = sorted((points[name][2], points[name][0]) for name in on_front)
+    axes.step(*zip(*line), where="post", color="black", linestyle=":", linewidth=1, label="front", zorder=1)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale="log")
+    fig.legend(loc="outside right center", frameon=False)
+    return fig

@@ -99,6 +99,21 @@ def accuracy(model, tokenizer, language, tag=None, split="test"):
     return sum(w == a for w, a in zip(written, rows["answer"])) / len(rows)
 
 
+@torch.no_grad()
+def letters(model, tokenizer, language, split="test"):
+    """The share of the letters of each number, (numbers,), that are the model's most probable with the right ones before them.
+
+    It tells methods apart that write no number without a mistake. The end of the number counts as a letter.
+    """
+    rows = dataset(language, split)
+    batch = {k: v.to(model.device) for k, v in answers(tokenizer)([rows[i] for i in range(len(rows))]).items()}
+    labels = batch["labels"][:, 1:]
+    with training_mode(model, False):
+        logits = model(**batch).logits[:, -labels.shape[1] - 1:-1]     # virtual tokens come first
+    right = (logits.argmax(-1) == labels) & (labels != -100)
+    return right.sum(1).double() / (labels != -100).sum(1)
+
+
 def distance(model, tokenizer, language, tag=UNTAGGED):
     """How far a language is from what the model knows: its loss on the training numbers, in nats per letter."""
     return evaluate(model, dataset(language, "train", tag), answers(tokenizer), batch_size=200).loss

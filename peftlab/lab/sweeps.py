@@ -4,10 +4,18 @@
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
-def complete(frame):
-    """The runs of those seeds that have as many runs as the first: an unfinished seed would favour some methods."""
-    counts = frame.groupby("seed").size()
-    return frame[frame["seed"].isin(counts[counts == counts.iloc[0]].index)]
+def complete(frame, within=None):
+    """The runs of those seeds that have as many runs as the first: an unfinished seed would favour some methods.
+
+    within: a column such as "domain". Then each of its values is looked at by itself: of each, the seeds that have most
+    runs, and nothing of one with fewer than two such seeds.
+    """
+    if within is None:
+        counts = frame.groupby("seed").size()
+        return frame[frame["seed"].isin(counts[counts == counts.iloc[0]].index)]
+    runs = frame.groupby([within, "seed"])["seed"].transform("size")
+    whole = frame[runs == runs.groupby(frame[within]).transform("max")]
+    return whole[whole.groupby(within)["seed"].transform("nunique") > 1]
 
 
 def best_rates(frame, groups, by, lowest=False):

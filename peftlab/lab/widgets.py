@@ -37,16 +37,17 @@ def explore(draw, **choices):
 
 
 class Explorer:
-    """What `explore` shows, with its parts: `sliders` by name and `picture`."""
+    """What `explore` shows, with its parts: `sliders` by name and `picture`. `still`: HTML for readers without a kernel."""
 
-    def __init__(self, box, sliders, picture):
-        self.box, self.sliders, self.picture = box, sliders, picture
+    def __init__(self, box, sliders, picture, still=""):
+        self.box, self.sliders, self.picture, self.still = box, sliders, picture, still
 
     def __repr__(self):
         return f"Sliders for {', '.join(self.sliders)}: move them in the running notebook."
 
     def _repr_mimebundle_(self, **kwargs):
-        return self.box._repr_mimebundle_(**kwargs) | {"text/plain": repr(self)}
+        still = {"text/html": self.still} if self.still else {}
+        return self.box._repr_mimebundle_(**kwargs) | {"text/plain": repr(self)} | still
 
 
 def adviser(**more):
@@ -63,8 +64,8 @@ def adviser(**more):
         question = {name: offered[name][label] for name, label in asked.items()}
         return advise(**question, **more)._repr_html_()
 
-    first = {"distance": "near", "examples": "256"}
-    return explore(draw, **{name: (first.get(name, next(iter(of))), list(of)) for name, of in offered.items()})
+    start = {name: next(iter(of)) for name, of in offered.items()} | {"distance": "related"}
+    return explore(draw, **{name: (start[name], list(of)) for name, of in offered.items()})
 
 
 def bars(budgets, unit=1e9, name="GB", widest=None):
@@ -161,3 +162,66 @@ def heat_map(matrix, limit, alt, side=384, colours="PuOr"):
     picture.resize((wide * scale, high * scale), Image.Resampling.NEAREST).save(png, "PNG", compress_level=1)
     data = base64.b64encode(png.getvalue()).decode()
     return f"<img alt='{escape(alt)}' src='data:image/png;base64,{data}'>"
+
+
+def recorded_runs(runs, names, ranks, start):
+    """Sliders for domain, method, rank, learning rate and number of sentences, above what was recorded for that choice.
+
+    runs: a frame of recorded runs with the columns domain, method, lr, sentences, seed, validation, test, retrieval,
+    retrieval_before and trainable. names: method -> label. ranks: rank -> method, for the method whose rank can be chosen.
+    start: {"domain": ..., "method": a label, "rank": ..., "learning_rate": ..., "sentences": ...}. What nobody ran is *not
+    recorded*. Without a kernel the first choice stays to be seen.
+    """
+    from peftlab.lab.sweeps import T95, interval
+
+    columns = ["validation", "test", "retrieval", "retrieval_before", "trainable"]
+    found = {}
+    for (*where, lr), rows in runs.groupby(["domain", "method", "sentences", "lr"]):
+        means = rows[columns].mean()
+        half = interval(rows["test"])[1] if len(rows) in T95 else None
+        found.setdefault(tuple(where), {})[float(lr)] = (len(rows), half, means)
+    keys, with_rank = {label: key for key, label in names.items()}, names[ranks[start["rank"]]]
+
+    def draw(domain, method, rank, learning_rate, sentences):
+        asked = ranks.get(rank, "none") if method == with_rank else keys[method]
+        rates, label = found.get((domain, asked, sentences), {}), f"{method}, rank {rank}" if method == with_rank else method
+        told = f"{domain}, {label}, learning rate {learning_rate:g}, {sentences} sentences: "
+        if learning_rate in rates:
+            seeds, half, mean = rates[learning_rate]
+            told += (
+                f"test accuracy {mean['test']:.1%} {'' if half is None else f'± {half:.1%} '}({seeds} seed{'s' * (seeds > 1)}), "
+                f"validation {mean['validation']:.1%}; {mean['trainable']:,.0f} trainable parameters; "
+                f"retrieval {mean['retrieval']:.1%} with it on, {mean['retrieval_before']:.1%} before."
+            )
+        else:
+            told += "not recorded."
+        return f"<p role='status' aria-live='polite'>{escape(told)}</p>{_at_each_rate(rates, learning_rate)}"
+
+    choices = {
+        "domain": sorted(runs["domain"].unique()),
+        "method": list(keys),
+        "rank": list(ranks),
+        "learning_rate": sorted({float(lr) for lr in runs["lr"]}),
+        "sentences": sorted(int(n) for n in runs["sentences"].unique()),
+    }
+    shown = explore(draw, **{name: (start[name], values) for name, values in choices.items()})
+    shown.still = shown.picture.value.replace(" role='status' aria-live='polite'", "")
+    return shown
+
+
+def _at_each_rate(rates, chosen):
+    """One bar for each learning rate that was run: the mean test accuracy, from a half to one."""
+    if not rates:
+        return "<p>No run of this method on this domain with so many sentences: not recorded.</p>"
+    best = max(sorted(rates), key=lambda lr: rates[lr][2]["validation"])
+    rows = ""
+    for lr, (_, half, mean) in sorted(rates.items()):
+        wide, colour = 100 * max(0, 2 * mean["test"] - 1), PALETTE[1] if lr == chosen else PALETTE[0]
+        bar = f"<div aria-hidden='true' style='width:{wide:.1f}%;background:{colour};height:1.1em'></div>"
+        mark = " chosen on validation" * (lr == best) + " ◀" * (lr == chosen)
+        spread = "" if half is None else f" ± {half:.1%}"
+        rows += (
+            f"<tr><th style='text-align:right'>{lr:g}</th><td style='width:18em'>{bar}</td>"
+            f"<td style='text-align:left;white-space:nowrap'>{mean['test']:.1%}{spread}{mark}</td></tr>"
+        )
+    return f"<table><tr><th>rate</th><th>50 % to 100 %</th><th style='text-align:left'>test accuracy</th></tr>{rows}</table>"

@@ -1076,9 +1076,18 @@ def parts():
     """Which exercises have parts, and what each is worth."""
     rows = ["| exercise | points | right in part |", "| --- | --- | --- |"]
     for e in [e for e in all_exercises() if e.parts]:
-        told = "; ".join(f"{re.sub(' (is|are)$', '', p.says)} {p.points:g}{' (with the one before)' * bool(p.needs)}" for p in e.parts)
+        told = "; ".join(f"{_bare(p.says)} {p.points:g}{_with(p, before)}" for before, p in zip([None, *e.parts], e.parts))
         rows.append(f"| `{e.id}` ({e.lesson[:2]}) | {e.points} | {told} |")
     return "\n".join(rows)
+
+
+def _bare(says):
+    return re.sub(" (is|are)$", "", says)
+
+
+def _with(part, before):
+    """What a part is worth nothing without, as the table has it."""
+    return f" (with {'the one before' if part.needs == before.says else _bare(part.needs)})" if part.needs else ""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The adviser answers from runs that exist and fit the question, and says "not recorded" where there are none."""
 
+import ast
 import json
+import re
 import shutil
 
 import pytest
@@ -250,8 +252,21 @@ def test_it_reads_well_in_a_terminal_and_is_escaped_in_a_notebook():
     advice = pl.lab.advise(distance="near", examples=2048)
     assert max(len(line) for line in str(advice).split("\n")) <= 120
     html = advice._repr_html_()
-    assert all(a.keys[0] in str(advice) and a.keys[0] in html for f in advice.findings for a in f.answers)
+    assert all(a.keys[0] in str(advice) and " ".join(a.keys) in html for f in advice.findings for a in f.answers)
+    assert advice.choices == {f.what: f.choice for f in advice.findings} and len(advice.choices) == len(advice.findings)
     assert len(advice.frame()) == sum(len(f.answers) for f in advice.findings)
+
+
+def test_runs_of_one_configuration_in_two_records_are_said_to_be_no_more_evidence():
+    twice = [any("one key in two records" in line for line in pl.lab.advise(distance=d).assumed) for d in ("it", "facts")]
+    assert twice == [True, False]
+
+
+def test_the_example_in_the_readme_has_an_answer():
+    text = (records.RUNS.parents[1] / "README.md").read_text("utf-8")
+    (call,) = re.findall(r"pl\.lab\.advise\(([^)]*)\)", text)
+    question = dict(pair.split("=") for pair in call.split(", "))
+    assert pl.lab.advise(**{name: ast.literal_eval(value) for name, value in question.items()}).recorded
 
 
 def test_bytes_are_said_in_three_digits():
@@ -268,9 +283,8 @@ def test_bytes_are_said_in_three_digits():
 
 def test_a_slider_asks_another_question():
     shown = widgets.adviser()
-    assert "sentiment of movies" in shown.picture.value
+    assert "new languages, related" in shown.picture.value
     shown.sliders["distance"].value = "another script"
     assert "Not recorded" in shown.picture.value and "did best" not in shown.picture.value
-    shown.sliders["examples"].value = "any"
     shown.sliders["distance"].value = "facts"
     assert "forty invented facts" in shown.picture.value

@@ -133,6 +133,16 @@ def test_a_lora_learns_italian_and_comes_off_again(model, tokenizer):
     assert polyglot.ask(model, tokenizer, ["<en>342="]) == english
 
 
+def test_letters_are_counted_number_by_number(model, tokenizer):
+    shares = polyglot.letters(model, tokenizer, "it")
+    rows = polyglot.dataset("it", "test")
+    lengths = torch.tensor([len(a) + 1 for a in rows["answer"]])       # the end is a letter too
+    together = (shares * lengths).sum() / lengths.sum()
+    assert shares.shape == (200,) and together.item() == pytest.approx(polyglot.evaluate(model, rows, answers(tokenizer), 200).accuracy)
+    known = polyglot.letters(model, tokenizer, "en")
+    assert ((known == 1).double().mean() - polyglot.accuracy(model, tokenizer, "en")).abs() < 0.02 and together < 0.9
+
+
 def test_measuring_works_with_virtual_tokens(model, tokenizer):
     torch.manual_seed(0)
     pl.attach(model, PromptTuning, name="p", num_virtual_tokens=4)

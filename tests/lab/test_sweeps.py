@@ -11,6 +11,13 @@ def test_an_unfinished_seed_is_left_out():
     assert sorted(set(complete(frame)["seed"])) == [0, 1] and len(complete(frame)) == 6
 
 
+def test_each_domain_keeps_its_own_complete_seeds_and_one_with_a_single_seed_goes():
+    rows = [("tweets", 0, 3), ("tweets", 1, 3), ("tweets", 2, 1), ("films", 0, 2), ("films", 1, 2), ("news", 0, 2), ("news", 1, 1)]
+    frame = pd.DataFrame([(d, s) for d, s, n in rows for _ in range(n)], columns=["domain", "seed"])
+    kept = complete(frame, within="domain").groupby(["domain", "seed"]).size()
+    assert dict(kept) == {("films", 0): 2, ("films", 1): 2, ("tweets", 0): 3, ("tweets", 1): 3}
+
+
 SWEEP = pd.DataFrame(
     [
         ("LoRA", 0.1, 0, 0.5), ("LoRA", 0.1, 1, 0.7), ("LoRA", 0.3, 0, 0.9), ("LoRA", 0.3, 1, 0.2),

@@ -88,3 +88,67 @@ def test_each_weight_is_joined_to_its_nearest_level_and_each_use_stands_at_its_l
     assert [list(line.get_ydata()) for line in used[:2]] == [[0.2, 0.8], [0.5, 0.5]] and set(used[2].get_ydata()) == {0.5}
     points = figures.scatter({"a": [(0.1, 1), (10, 0)]}, "t", "x", "y").axes[0]
     assert list(points.lines[0].get_xdata()) == [0.1, 10] and points.get_xscale() == "log"
+
+
+def recorded():
+    """Two methods and a rank axis, two seeds of most runs, one of the last."""
+    import pandas as pd
+
+    rows = [("tweets", m, lr, 256, seed) for m in ("head", "lora-8") for lr in (0.001, 0.01) for seed in (0, 1)]
+    rows += [("tweets", "lora-1", 0.001, 256, 0), ("<news>", "head", 0.001, 64, 0), ("<news>", "head", 0.001, 64, 1)]
+    frame = pd.DataFrame(rows, columns=["domain", "method", "lr", "sentences", "seed"])
+    better = frame["lr"].map({0.001: 0.6, 0.01: 0.8}) + frame["seed"] * 0.1
+    return frame.assign(test=better, validation=better, retrieval=0.5, retrieval_before=0.75, trainable=1234)
+
+
+def test_recorded_runs_are_told_with_their_interval_and_what_nobody_ran_is_not_recorded():
+    start = {"domain": "tweets", "method": "LoRA", "rank": 8, "learning_rate": 0.001, "sentences": 256}
+    shown = widgets.recorded_runs(recorded(), {"head": "head only", "lora-8": "LoRA"}, {1: "lora-1", 8: "lora-8"}, start)
+    assert "LoRA, rank 8, learning rate 0.001, 256 sentences: test accuracy 65.0% ± 63.5% (2 seeds)" in shown.picture.value
+    assert "1,234 trainable parameters; retrieval 50.0% with it on, 75.0% before" in shown.picture.value
+    bars = shown.picture.value.split("<table>")[1]
+    assert bars.index("◀") < bars.index("85.0%") < bars.index("chosen on validation"), "the other rate is the better one"
+    shown.sliders["rank"].value = 1
+    assert "test accuracy 60.0% (1 seed)" in shown.picture.value
+    shown.sliders["learning_rate"].value = 0.01
+    assert "learning rate 0.01, 256 sentences: not recorded." in shown.picture.value and "60.0%" in shown.picture.value
+    shown.sliders["method"].value = "head only"
+    assert "head only, learning rate 0.01" in shown.picture.value and "85.0% ± 63.5%" in shown.picture.value
+    shown.sliders["domain"].value = "<news>"
+    assert "<news>" not in shown.picture.value and "&lt;news&gt;" in shown.picture.value
+    assert shown.picture.value.count("not recorded") == 2, "not this rate, and none with so many sentences"
+
+
+def test_recorded_runs_can_be_read_without_a_kernel_and_redraw_at_once():
+    import time
+
+    start = {"domain": "tweets", "method": "LoRA", "rank": 8, "learning_rate": 0.001, "sentences": 256}
+    shown = widgets.recorded_runs(recorded(), {"head": "head only", "lora-8": "LoRA"}, {1: "lora-1", 8: "lora-8"}, start)
+    still = shown._repr_mimebundle_()["text/html"]
+    shown.sliders["rank"].value = 1
+    assert "LoRA, rank 8" in still and "aria-live" not in still and still == shown._repr_mimebundle_()["text/html"]
+    begun = time.perf_counter()
+    for _ in range(20):
+        shown.sliders["learning_rate"].value = 0.01 if shown.sliders["learning_rate"].value == 0.001 else 0.001
+    assert (time.perf_counter() - begun) / 20 < 0.1
+    assert "text/html" not in widgets.explore(lambda a: "x", a=(1, [1, 2]))._repr_mimebundle_()
+
+
+def test_more_methods_than_colours_are_told_apart():
+    names = [f"m{i}" for i in range(9)]
+    axes = figures.by_rate({"tweets": {n: [(0.1, 0.5, 0.1), (1, 0.6, 0.1)] for n in names}}, "t", "y").axes[0]
+    drawn = [(c[0].get_color(), c[0].get_marker(), c[0].get_fillstyle(), c[0].get_linestyle()) for c in axes.containers]
+    assert len(set(drawn)) == 9
+    points = {n: (0.5 + 0.01 * i, 0.1, 10 * (i + 1)) for i, n in enumerate(names)}
+    fig = figures.front(points, ["m0", "m8"], "t", "x", "y")
+    looks = [(c[0].get_color(), c[0].get_marker()) for c in fig.axes[0].containers]
+    assert len(set(looks)) == 9 and [c[0].get_fillstyle() for c in fig.axes[0].containers].count("full") == 2
+    step = next(line for line in fig.axes[0].lines if line.get_label() == "front")
+    assert list(step.get_ydata()) == [0.5, 0.58]
+
+
+def test_scores_stand_in_the_order_given_between_their_levels():
+    fig = figures.scored({"a": ({"x": (0.8, 0.1), "y": (0.9, 0.1)}, {"floor": 0.5, "one": 0.95})}, "t", "accuracy")
+    axes = fig.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["x", "y"] and list(axes.get_yticks()) == [1, 0]
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_label() in ("floor", "one")] == [0.5, 0.95]
