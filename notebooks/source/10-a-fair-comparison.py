@@ -707,7 +707,7 @@ assert len(set(winners_at[0.1])) > 1, "one weight, another unit, another winner"
 #
 # ## The library: its own table
 #
-# The makers of `peft` publish a comparison of its methods, `method_comparison` in its repository: Llama 3.2 with three billion parameters learns to
+# The makers of `peft` publish a comparison of its methods, `method_comparison` in its repository: a Llama model of three billion parameters learns to
 # solve school mathematics, and 1,319 questions test it. It is one of the most careful public tables of its kind: every run comes with its settings, versions, memory, time and
 # what was forgotten. Below are a few of its rows and some counts over all of them, read for this course from its files of August 2026. They are
 # *their* numbers and not a measurement of ours; with a network you can read the whole.
