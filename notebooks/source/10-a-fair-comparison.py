@@ -279,16 +279,13 @@ def of(method, column, domain=None):
     return list(rows.sort_values(["domain", "seed"])[column])
 
 
-print(f"{'':16}" + "".join(f"{domain:>34}" for domain in domains))
-head = f"{'rate':>10}{'accuracy':>15}{'macro-F1':>9}"
-print(f"{'':16}" + len(domains) * head)
-for method, name in NAMES.items():
-    line = f"{name:16}"
-    for domain in domains:
+for domain in domains:
+    print(f"{domain:16}{'rate':>10}{'accuracy':>15}{'macro-F1':>10}")
+    for method, name in NAMES.items():
         middle, half = interval(of(method, "test", domain))
-        line += f"{of(method, 'lr', domain)[0]:>10g}{middle:>8.1%} ±{half:5.1%}"
-        line += f"{statistics.fmean(of(method, 'macro_f1', domain)):>9.1%}"
-    print(line)
+        f1 = statistics.fmean(of(method, "macro_f1", domain))
+        rate = of(method, "lr", domain)[0]
+        print(f"{name:16}{rate:>10g}{middle:>8.1%} ±{half:5.1%}{f1:>10.1%}")
 fair = {method: statistics.fmean(of(method, "test")) for method in NAMES}
 gap = max(unfair.values()) - min(unfair.values())
 own = max(fair.values()) - min(fair.values())
@@ -383,12 +380,13 @@ def holm(p_values):
 check("holm", holm)
 
 # %% [markdown]
-# First where the answer is known: eight tests of nothing, 300 times. Each has eight differences that are drawn around zero.
+# First where the answer is known: eight tests of nothing, 300 times. Each has ten differences that are drawn around zero.
 
 # %%
 found = {"one of eight, as they are": 0, "one of eight, corrected": 0}
 for _ in range(300):
-    nothing = [paired_signflip([draw.gauss(0, 1) for _ in range(8)]) for _ in range(8)]
+    drawn = ([draw.gauss(0, 1) for _ in range(10)] for _ in range(8))
+    nothing = [paired_signflip(each) for each in drawn]
     found["one of eight, as they are"] += min(nothing) < 0.05
     found["one of eight, corrected"] += min(holm(nothing)) < 0.05
 for what, times in found.items():
@@ -545,9 +543,9 @@ for m, name in NAMES.items():
     for domain in domains:
         pairs_of = zip(of(m, "retrieval_before", domain), of(m, "retrieval", domain))
         middle, half = interval(100 * (a - b) for a, b in pairs_of)
-        by_domain += f"{domain:>12} {middle:+5.1f} ±{half:4.1f}"
+        by_domain += f"  {domain} {middle:+5.1f} ±{half:5.1f}"
     off = max(of(m, "off_differs"))
-    print(f"{name:16} points lost:{by_domain}   off: {off:.1e}")
+    print(f"{name:16} points lost:{by_domain}  off: {off:.0e}")
     assert m == "full" or off < 1e-5, f"{m} switched off is the untouched model"
 assert lost["head"] == 0, "a head alone changes nothing below it"
 
@@ -564,10 +562,12 @@ for m, name in NAMES.items():
         "training, MB": (row["gradients"] + row["optimizer"] + row["activations"]) / 1e6,
         "multiplications, billion": (row["forward"] + row["backward"]) / 1e9,
     }
-print(f"{'':16}" + "".join(f"{what:>26}" for what in costs["full"]))
+print(f"{'':16}" + "".join(f"{what:>{len(what) + 2}}" for what in costs["full"]))
 for m, name in NAMES.items():
-    count, *rest = costs[m].values()
-    print(f"{name:16}{count:>26,}" + "".join(f"{x:>26.2f}" for x in rest))
+    shown = {
+        w: f"{x:,}" if isinstance(x, int) else f"{x:.2f}" for w, x in costs[m].items()
+    }
+    print(f"{name:16}" + "".join(f"{x:>{len(w) + 2}}" for w, x in shown.items()))
 
 # %% [markdown]
 # *Training* is what a step holds beside the weights: gradients, the optimizer's states, activations. Four columns, four orders of the methods. Nobody can say which of
@@ -707,7 +707,7 @@ assert len(set(winners_at[0.1])) > 1, "one weight, another unit, another winner"
 #
 # ## The library: its own table
 #
-# The makers of `peft` publish a comparison of its methods, `method_comparison` in its repository: Llama 3.2 with three billion parameters learns to
+# The makers of `peft` publish a comparison of its methods, `method_comparison` in its repository: a Llama model of three billion parameters learns to
 # solve school mathematics, and 1,319 questions test it. It is one of the most careful public tables of its kind: every run comes with its settings, versions, memory, time and
 # what was forgotten. Below are a few of its rows and some counts over all of them, read for this course from its files of August 2026. They are
 # *their* numbers and not a measurement of ours; with a network you can read the whole.
