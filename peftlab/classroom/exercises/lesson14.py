@@ -230,6 +230,21 @@ def look_paying(answer, case):
     return {"versions": value if value is None else float(value)}
 
 
+@paying.evidence
+def what_it_would_take(cases, seen, expected):
+    """The bytes of both at the number that was given."""
+    for case, mine, right in zip(cases, seen, expected):
+        n, m = mine.get("versions"), right["versions"]
+        if "error" in mine or n is None or n == m or not 0 <= n < 1e6 or n != int(n):
+            continue
+        copies, beside = n * case.copy, case.base + n * case.adapter
+        return (
+            f"With {case.label}: {n:,.0f} versions take {copies:,.0f} bytes as copies, and {beside:,.0f} with one base and adapters. "
+            f"Is that less, and {'could it ever be' if m is None else 'is it so for one version fewer'}?"
+        )
+    return None
+
+
 @paying.solution
 def by_division(base, adapter, copy):
     if adapter >= copy:
@@ -379,6 +394,24 @@ def behind(best, row):
 
 def mean_of(row):
     return statistics.mean(row["scores"])
+
+
+@choosing.evidence
+def what_was_chosen(cases, seen, expected):
+    """How far behind the first wrong choice is, and what it needs."""
+    for case, mine, right in zip(cases, seen, expected):
+        said = next((row for row in case.rows if row["method"] == mine.get("the choice")), None)
+        fit = [row for row in case.rows if row["memory"] <= case.memory]
+        if "error" in mine or mine["the choice"] == right["the choice"] or not said or not fit:
+            continue
+        if said not in fit:
+            return f"With {case.label}: {said['method']} needs {said['memory']}, and there is {case.memory}. Which rows are left after the first step?"
+        mean, half = behind(max(fit, key=mean_of), said)
+        return (
+            f"With {case.label}: {said['method']} is behind the best of what fits by {mean:.3f} ± {half:.3f}, and its file takes {said['file']}. "
+            f"Is it surely within {case.margin:g}, and is there a smaller file that is?"
+        )
+    return None
 
 
 @choosing.solution
