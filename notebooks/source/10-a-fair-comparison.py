@@ -702,8 +702,8 @@ for w, names in winners_at.items():
 assert len(set(winners_at[0.1])) > 1, "one weight, another unit, another winner"
 
 # %% [markdown]
-# The score has a winner for every taste, and the weight and the unit decide which. Some methods on the front win for no weight at all, because they lie below the line between two others: a score that
-# adds cannot see them, and somebody with their budget would still want them. A score compresses a front into an opinion. Publish the front, or say whose opinion it is.
+# The score has a winner for every taste, and the weight and the unit decide which. And a method can be on the front and win for no weight at all, where it lies below the line between two others: a score that
+# adds cannot see it, and somebody with its budget would still want it. A score compresses a front into an opinion. Publish the front, or say whose opinion it is.
 #
 # ## The library: its own table
 #
