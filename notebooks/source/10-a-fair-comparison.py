@@ -46,7 +46,7 @@ predict("one-shared-rate")
 # ## An unfair table
 #
 # Nine ways to teach minilm-l6 to tell praise from blame, each in one domain at a time: 36 steps of 16, from 256 sentences. Every method was run at six learning
-# rates, a factor of about three apart, with the same seeds; a seed decides the split, the sentences and the start. Recorded by `peftlab record grid-minilm`.
+# rates, a factor of about three apart (seven for (IA)³, since the best of six was the last), with the same seeds; a seed decides the split, the sentences and the start. Recorded by `peftlab record grid-minilm`.
 
 # %%
 NAMES = {
@@ -118,7 +118,7 @@ def winner_at(runs, lr):
 check("winner-at", winner_at)
 
 # %% [markdown]
-# Now the same table at every rate. The six rates of a method are not those of another, so at most rates some methods are missing; at two of
+# Now the same table at every rate. The rates of a method are not those of another, so at most rates some methods are missing; at two of
 # them all nine were run.
 
 # %%
@@ -202,7 +202,7 @@ edges = {}
 for domain in domains:
     edges[domain] = edge_of_grid([run for run in runs if run["domain"] == domain])
     told = (f"{NAMES[method]} ({side})" for method, side in edges[domain].items())
-    print(f"{domain}, all six rates: {', '.join(sorted(told)) or 'none'}")
+    print(f"{domain}, all its rates: {', '.join(sorted(told)) or 'none'}")
 
 # %% [markdown]
 # Whoever is named in the last lines would have to be run again with more rates; until then what stands below for it is what was *reached*, not what can be.

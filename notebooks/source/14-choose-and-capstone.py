@@ -154,7 +154,9 @@ for method in METHODS:
     n = break_even(base_bytes, costs[method]["file_bytes"], base_bytes)
     share = costs[method]["file_bytes"] / base_bytes
     print(
-        f"{method:11} a file of {share:8.2%} of the model: from {n or 'no number of'} versions on"
+        f"{method:11} a file of {share:8.2%} of the model: ",
+        f"from {n or 'no number of'} versions on",
+        sep="",
     )
 n = break_even(base_bytes, int(0.9 * base_bytes), base_bytes)
 print(f"a file of nine tenths of the model: from {n} versions on")
@@ -340,11 +342,14 @@ print("at most:", f"{proposals.PARAMETERS:,} trainable parameters, {proposals.SE
 # %% tags=["nbval-ignore-output"]
 EXAMPLE = {
     "language": "id",
-    "question": "Does a LoRA of rank 1 on query and value write Indonesian better than the output layer alone?",
-    "metric": "Share of letters right over the held-out numbers, with its interval; numbers without a mistake beside it.",
+    "question": "Does a LoRA of rank 1 on query and value write Indonesian better than "
+    "the output layer alone?",
+    "metric": "Share of letters right over the held-out numbers, with its interval; "
+    "numbers without a mistake beside it.",
     "parameters": 2_000,
     "seconds": 120,
-    "would_change_my_mind": "If the interval reaches down to that of the output layer, I drop query and value as the places.",
+    "would_change_my_mind": "If the interval reaches down to that of the output layer, "
+    "I drop query and value as the places.",
 }
 example = f"{here.name}/example"
 entry = proposals.seal(example, **EXAMPLE)
@@ -442,8 +447,10 @@ mine = {
 FOLDER = f"{here.name}/solution"  # yours is `proposals.FOLDER`, beside this notebook
 mine = {
     "language": "nl",
-    "question": "Does a LoRA of rank 4 on every linear layer write Dutch better than the output layer alone?",
-    "metric": "Letters right over the held-out numbers with its interval, and numbers without a mistake.",
+    "question": "Does a LoRA of rank 4 on every linear layer write Dutch better than "
+    "the output layer alone?",
+    "metric": "Letters right over the held-out numbers with its interval, and numbers "
+    "without a mistake.",
     "parameters": 22_000,
     "seconds": 600,
     "would_change_my_mind": "If its interval reaches the output layer's, places matter less than I think.",
