@@ -685,7 +685,8 @@ ways = {
 crowned, winners_at = {}, {0.001: [], 0.01: [], 0.1: []}
 for way, cost in ways.items():
     points = {m: (fair[m], cost(m)) for m in NAMES}
-    crowned[way] = {m: w for m in NAMES if (w := wins_for(points, m))}
+    ranges = {m: wins_for(points, m) for m in NAMES}
+    crowned[way] = {m: w for m, w in ranges.items() if w and w[0] < w[1]}  # no mere tie
     for w, names in winners_at.items():
         first = max(NAMES, key=lambda m: points[m][0] - w * points[m][1])
         names.append(NAMES[first])
