@@ -453,7 +453,8 @@ mine = {
     "without a mistake.",
     "parameters": 22_000,
     "seconds": 600,
-    "would_change_my_mind": "If its interval reaches the output layer's, places matter less than I think.",
+    "would_change_my_mind": "If its interval reaches the output layer's, places matter "
+    "less than I think.",
 }
 ### END SOLUTION
 

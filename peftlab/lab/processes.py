@@ -47,6 +47,7 @@ def _main():
         torch.distributed.init_process_group("gloo")
         result = {worker}(rank, size, **_given)
         torch.save(result, {folder!r} + f"/result-{{rank}}.pt")
+        torch.distributed.barrier()                        # what this one has sent may still be under way
         torch.distributed.destroy_process_group()
     except BaseException as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == __file__ and f.name != "_main"]

@@ -11,10 +11,13 @@ import contextlib
 import io
 import sys
 import warnings
+from importlib import import_module
+from pkgutil import walk_packages
 
 import matplotlib
 import pytest
 
+from peftlab import lab
 from peftlab.classroom import build
 from peftlab.classroom.build import CHECK, NOTEBOOKS
 from peftlab.classroom.exercise import Question, find
@@ -31,6 +34,8 @@ class LeftOut(Exception):
 @pytest.fixture
 def light(monkeypatch):
     """Training of one step, one number in twenty, the small base alone."""
+    for room in walk_packages(lab.__path__, f"{lab.__name__}."):
+        import_module(room.name)  # whoever imports it first while `train` is replaced would keep the replacement
     train, load, numbers = training.train, bases.load_base, polyglot.numbers
 
     def one_step(*args, steps, **kwargs):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from peftlab import nf4
 
-from ..exercise import Case, Exercise, Question, Unexpected
+from ..exercise import Case, Exercise, Near, Question, Unexpected
 from ..observing import changed, given, pair
 
 LESSON = "11-four-bits"
@@ -1213,7 +1213,7 @@ def look_ratio(answer, case):
         if seen.numel() != 1:
             raise Unexpected(f"`error_to_update` gave {seen.numel()} numbers; expected one, for all layers together.")
         seen = seen.item()
-    return {"error / update": float(f"{float(given(seen, (int, float), '`error_to_update`')):.5g}")}
+    return {"error / update": Near(float(given(seen, (int, float), "`error_to_update`")), 1e-4)}
 
 
 def size(tensors):

@@ -1333,13 +1333,15 @@ def look_sending(answer, case):
 
 @sending.term("model everywhere")
 def everywhere_terms(case):
-    share = 4 * (case.size - 1) / case.size
-    return {"trainable parameters, once around": share * case.trainable, "frozen parameters, once around": share * case.frozen}
+    once = 4 * (case.size - 1) / case.size * case.trainable
+    return {"trainable parameters, once around": once, "trainable parameters, around again": once}
 
 
 @sending.term("model in parts")
 def parts_terms(case):
-    return everywhere_terms(case)
+    once = 4 * (case.size - 1) / case.size
+    all_of_it = case.frozen + case.trainable
+    return {"parameters, forward": once * all_of_it, "parameters, backward": once * all_of_it, "gradients": once * case.trainable}
 
 
 @sending.evidence
