@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 14 Choose, and a capstone
 #
-# **60 minutes** of reading and doing for the first half, **90 seconds** of computing on two quiet cores; the capstone takes an afternoon.
+# **60 minutes** of reading and doing for the first half, **30 seconds** of computing on two quiet cores; the capstone takes an afternoon.
 # Before this: lessons 03 and 09; lesson 07 for intervals, lesson 12 for many versions.
 #
 # After this page you will be able to choose a method from measurements instead of from a guide, to say where there are none, and to carry a
