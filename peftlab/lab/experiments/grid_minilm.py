@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import peftlab as pl
-from peftlab.lab.experiments.small_and_strong import BLOCKS, by_length
+from peftlab.lab.experiments.small_and_strong import BLOCKS, sentences
 from peftlab.lab.forgetting import switched_off
 from peftlab.lab.heads import embed
 from peftlab.lab.texts import retrieval
@@ -117,17 +117,6 @@ def multiplied_in(precision):
         yield
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
-
-
-@cache
-def sentences(seed, domain):
-    """To learn from, all there are; the first 200 for validation and the first 400 for the test."""
-    parts = {part: pl.lab.sentiment(domain, part, seed=seed) for part in ("train", "validation", "test")}
-    return (
-        parts["train"],
-        by_length(parts["validation"].select(range(200))),
-        by_length(parts["test"].select(range(400))),
-    )
 
 
 @cache
