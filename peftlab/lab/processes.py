@@ -25,6 +25,7 @@ import torch
 
 PLAIN = (int, float, str, bool, bytes, type(None), torch.Tensor)
 TOLD = 12  # lines of a process's own output in an error
+UNDER_WAY = []  # what this process has sent: a tensor that is let go before the other one asks for it never arrives
 
 START = """
 import os, sys, threading, time, traceback
@@ -47,7 +48,7 @@ def _main():
         torch.distributed.init_process_group("gloo")
         result = {worker}(rank, size, **_given)
         torch.save(result, {folder!r} + f"/result-{{rank}}.pt")
-        torch.distributed.barrier()                        # what this one has sent may still be under way
+        torch.distributed.barrier()                        # until here what was sent is kept: see UNDER_WAY
         torch.distributed.destroy_process_group()
     except BaseException as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == __file__ and f.name != "_main"]
@@ -143,12 +144,12 @@ def mail():
     `send(tensor, to)` puts a tensor on its way to rank `to` and does not wait. `receive(source, like)` waits for the next one from
     rank `source`, of the shape of `like`. `sent` is a list of the bytes of each tensor sent.
     """
-    under_way, sent = [], []
+    sent = []
 
     def send(tensor, to):
         tensor = tensor.detach().clone().contiguous()
         sent.append(tensor.numel() * tensor.element_size())
-        under_way.append((tensor, torch.distributed.isend(tensor, to)))  # kept: it is read while it is under way
+        UNDER_WAY.append((tensor, torch.distributed.isend(tensor, to)))
 
     def receive(source, like):
         tensor = torch.empty_like(like)

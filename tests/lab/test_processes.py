@@ -31,6 +31,7 @@ def posts(rank, size):
     send, receive, sent = processes.mail()
     x = torch.full((3,), float(rank))
     send(x, 1 - rank)
+    time.sleep(3 * rank)  # rank 0 has returned by the time rank 1 asks
     x.add_(100)  # what is under way is not touched by it
     return receive(1 - rank, x), sent
 
