@@ -67,7 +67,7 @@ def written(model, tokenizer):
     tokenizer.padding_side = "left"
     chats = [[{"role": "user", "content": row["prompt"]}] for row in rows(ASKED)]
     how = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-    batch = tokenizer.apply_chat_template(chats, padding=True, **how)
+    batch = tokenizer.apply_chat_template(chats, padding=True, **how).to(model.device)
     ids = model.generate(**batch, max_new_tokens=14, do_sample=False)[:, batch["input_ids"].shape[1] :]
     decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [" ".join(text.split()).replace("://", ":") for text in decoded]  # an address it made up is none in a record
