@@ -1,7 +1,7 @@
 """What the adviser answers with: methods measured side by side, the runs behind each, and what is not recorded."""
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 MARGIN = 0.05  # what is behind the best by no more than this, with its whole interval, is as good for a choice
@@ -56,7 +56,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Finding:
-    """Methods measured in one situation, the best first. `what` says which situation, `stamp` from which runs."""
+    """Methods measured in one situation, the best first. `what` says which situation, `stamp` from which runs.
+
+    steps: of training; majority: accuracy of the commoner label alone; too_large: {method: bytes} of what the memory leaves out.
+    """
 
     experiment: str
     base: str
@@ -66,6 +69,9 @@ class Finding:
     answers: tuple
     stamp: str
     sentences: int | None = None
+    steps: int | None = None
+    majority: float | None = None
+    too_large: dict = field(default_factory=dict)
 
     @property
     def best(self):
@@ -91,7 +97,16 @@ class Finding:
             told += f". No more than {MARGIN:g} behind it, with the whole interval: {', '.join(near)}"
             if self.choice != self.best:
                 told += f"; {self.choice} trains fewest parameters"
+        if self.too_large:
+            told += f". Left out, for they need more memory: {', '.join(f'{m} ({size(n)})' for m, n in self.too_large.items())}"
         return told + "."
+
+    @property
+    def source(self):
+        """Base, experiment and steps, and what a guess would reach, in brackets behind `what`."""
+        steps = f"; {self.steps} steps" if self.steps else ""
+        majority = f"; majority-class baseline {self.majority:.3f}" if self.majority else ""
+        return f"{self.base}; {self.experiment}{steps}{majority}"
 
 
 HEADS = (
@@ -119,7 +134,7 @@ def cells(answer):
         "{:.3f} ± {:.3f}".format(*answer.quality),
         "" if answer.behind is None else "{:.3f} ± {:.3f}".format(*answer.behind),
         "unknown" if answer.lost is None else "{:+.3f} ± {:.3f}".format(*answer.lost),
-        "unknown" if answer.lost_off is None else f"{answer.lost_off:+.3f}",
+        ("no off" if answer.method == "full" else "unknown") if answer.lost_off is None else f"{answer.lost_off:+.3f}",
         "unknown" if answer.trainable is None else f"{answer.trainable:,}",
         size(answer.memory),
         size(answer.file),
@@ -133,7 +148,7 @@ def cells(answer):
 def shown(finding):
     """(heads, rows) of a finding's table, without the columns that hold nothing in any row."""
     rows = [cells(a) for a in finding.answers]
-    full = [i for i in range(len(HEADS)) if any(row[i] not in ("", "unknown") for row in rows)]
+    full = [i for i in range(len(HEADS)) if any(row[i] not in ("", "unknown", "no off") for row in rows)]
     return [HEADS[i] for i in full], [[row[i] for i in full] for row in rows]
 
 
@@ -186,12 +201,17 @@ class Advice:
             "" if self.recorded else " Not recorded: no run in the records is near this."
         )
 
+    def _short(self):
+        """The choices in a sentence, where there are several situations to read about."""
+        told = "; ".join(f"{choice} ({what})" for what, choice in self.choices.items())
+        return f"In short, fewest parameters and surely near the best: {told}." if len(self.findings) > 1 else ""
+
     def __str__(self):
-        lines = [self._head()]
+        lines = [self._head(), *_wrapped(self._short(), "")]
         for f in self.findings:
             heads, rows = shown(f)
             wide = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-            lines += ["", f"{f.what} ({f.base}; {f.experiment})", f"  quality: {f.measure}"]
+            lines += ["", *_wrapped(f"{f.what} ({f.source})", ""), f"  quality: {f.measure}"]
             lines += [f"  lost: {f.loses}"] if f.loses else []
             lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, wide)).rstrip() for row in [heads, *rows]]
             lines += _wrapped(f.sentence(), "  ") + _wrapped(f.stamp, "  ")
@@ -205,6 +225,7 @@ class Advice:
 
     def _repr_html_(self):
         out = f"<p role='status' aria-live='polite'>{escape(self._head())}</p>"
+        out += f"<p>{escape(self._short())}</p>" if self._short() else ""
         for f in self.findings:
             heads, rows = shown(f)
             top = "".join(f"<th scope='col' style='{STYLE}'>{escape(h)}</th>" for h in heads)
@@ -215,7 +236,7 @@ class Advice:
                 others += f"<td style='{STYLE}' title='{escape(' '.join(answer.keys))}'>{runs}</td>"
                 body += f"<tr><th scope='row' style='{STYLE}'>{escape(row[0])}</th>{others}</tr>"
             out += (
-                f"<h4>{escape(f.what)} ({escape(f.base)}; {escape(f.experiment)})</h4>"
+                f"<h4>{escape(f.what)} ({escape(f.source)})</h4>"
                 f"<p>Quality: {escape(f.measure)}.{escape(f' Lost: {f.loses}.' if f.loses else '')}</p>"
                 f"<div style='overflow-x:auto'><table><tr>{top}</tr>{body}</table></div>"
                 f"<p>{escape(f.sentence())}<br><small>{escape(f.stamp)}</small></p>"

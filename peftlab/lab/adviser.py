@@ -67,6 +67,9 @@ EVIDENCE = (
              (("known_capitals_before", "known_capitals"), ("known_others_before", "known_others")),
              "share of known facts no longer completed, before less after"),
 )  # fmt: skip
+NAMES = {
+    "tag": "one trainable token, the language's own tag", "bias": "BitFit with a bias added to each linear layer", "norms": "LNTuning",
+}  # fmt: skip
 # Several versions made one, or kept apart: world of many-tasks -> base, the distances it speaks of, words, number of tasks.
 WORLDS = {
     "languages": ("polyglot-350k", ("related", "it", "pt"), "two new languages on one base", 2),
@@ -137,10 +140,10 @@ def _look(evidence, asked, question, folder, findings, missing, assumed):
     runs = runs.assign(target=runs[evidence.target] if evidence.target else next(iter(evidence.targets)))
     runs = plain(runs[runs["target"].isin(asked)])
     if question["examples"] and "sentences" not in runs:
-        missing.append(f"{name}: the number of examples was not varied")
+        missing.append(f"{name}: the number of examples was not varied; leave `examples` out to see it")
         return
     if question["memory"] and not {"gradients", "optimizer", "activations"} <= {*runs}:
-        missing.append(f"{name}: memory was not counted")
+        missing.append(f"{name}: memory was not counted; leave `memory` out to see it")
         return
     if question["tasks"] and question["tasks"] > 1 and "file_bytes" not in runs:
         missing.append(f"{name}: the bytes of what is saved")
@@ -157,7 +160,7 @@ def _look(evidence, asked, question, folder, findings, missing, assumed):
             continue
         if near is not None and near != question["examples"]:
             assumed.append(f"{question['examples']} examples are taken as the nearest recorded number, {near}.")
-        answers = _answers(evidence, rows, question, missing)
+        answers, too_large = _answers(evidence, rows, question, missing)
         if answers:
             used = rows[rows["key"].isin({key for a in answers for key in a.compared})]
             words = at["words"] + (f", {at['sentences']} sentences" if "sentences" in at else "")
@@ -166,7 +169,7 @@ def _look(evidence, asked, question, folder, findings, missing, assumed):
             if "matmul" in used and set(used["matmul"]) == {"bf16"}:
                 assumed.append(f"{name}: the processor multiplied matrices in bfloat16.")
             findings.append(Finding(name, evidence.base, words, evidence.measure, evidence.loses, answers,
-                                    records.stamp(used), at.get("sentences")))  # fmt: skip
+                                    records.stamp(used), at.get("sentences"), at.get("steps"), _majority(used), too_large))  # fmt: skip
 
 
 def _nearest(examples, sizes):
@@ -176,8 +179,13 @@ def _nearest(examples, sizes):
     return best if best is not None and ratio[best] <= FACTOR else None
 
 
+def _majority(runs):
+    """The accuracy of always giving the commoner label, mean over the runs; None where it was not recorded."""
+    return float(runs["always_the_commoner"].mean()) if "always_the_commoner" in runs else None
+
+
 def _answers(evidence, rows, question, missing):
-    """The methods of one situation that fit, the best first."""
+    """(the methods of one situation that fit, the best first, {method: memory} of those that do not)."""
     where, memory, found = f"{evidence.experiment}, {rows['words'].iloc[0]}", question["memory"], []
     few = []
     for method, runs in rows.groupby(evidence.label, sort=False):
@@ -189,10 +197,13 @@ def _answers(evidence, rows, question, missing):
         found.append(_measured(evidence, method, parts, seeds, question["tasks"]))
     if few:
         missing.append(f"{where}: fewer than two seeds at all of the learning rates of {', '.join(few)}")
+    needs = {answer.method: answer.memory for answer, _ in found}
     if memory and found:
         found = _that_fit(found, memory, evidence.experiment, missing)
+    fit = {answer.method for answer, _ in found}
+    too_large = {m: needs[m] for m in sorted(needs, key=needs.get) if m not in fit} if memory else {}
     found.sort(key=lambda pair: (-pair[0].quality[0], pair[0].trainable or 0))
-    return tuple(_compared(answer, values, found[0][1]) for answer, values in found)
+    return tuple(_compared(answer, values, found[0][1]) for answer, values in found), too_large
 
 
 def _that_fit(found, memory, experiment, missing):
@@ -296,7 +307,8 @@ def _versions(question, folder, findings, missing):
         rows = rows[rows["lr"] == rows["lr"].mode().iloc[0]].assign(
             target=world, words=words
         )  # other rates have one seed
-        if answers := _answers(evidence, rows, question | {"tasks": None}, missing):
+        answers, _ = _answers(evidence, rows, question | {"tasks": None}, missing)
+        if answers:
             findings.append(Finding("many-tasks", base, words, evidence.measure, None, answers, records.stamp(rows)))
 
 
@@ -315,7 +327,9 @@ def _assumptions(question, findings, assumed):
     said.append(f"What is surely no more than {MARGIN:g} behind the best counts as good enough for a choice.")
     keys = [{key for a in f.answers for key in a.keys} for f in findings]
     if len(set.union(*keys)) < sum(map(len, keys)):
-        said.append("Some runs have one key in two records: the same configuration, run twice. They are no evidence apart.")
+        said.append(
+            "Some runs have one key in two records: the same configuration, run twice. They are no evidence apart."
+        )
     if any(a.at_edge for a in answers):
         said.append("(edge): the best rate is the first or the last that was tried; a better one may lie beyond.")
     if any(a.memory for a in answers):
@@ -326,6 +340,8 @@ def _assumptions(question, findings, assumed):
         said.append(
             f"To keep: {question['tasks']} files of the recorded size, beside one base where the method has one."
         )
+    if names := [f"{name} is {words}" for name, words in NAMES.items() if any(a.method == name for a in answers)]:
+        said.append(f"Names: {'; '.join(names)}.")
     if question["distance"] is None:
-        said.append("No distance was given: every recorded situation is shown.")
+        said.append("No distance was given: every situation is shown that has what was asked for in its records.")
     return (*said, *dict.fromkeys(assumed))

@@ -110,14 +110,14 @@ def read(path):
 def load(name, folder=RUNS):
     """All runs of an experiment as a pandas frame: a column for each entry of the configuration and each metric.
 
-    `device` and `commit` are columns too. Raises FileNotFoundError where nothing has been recorded.
+    `device`, `commit` and `dirty` (recorded from a changed tree) are columns too. Raises FileNotFoundError where nothing has been recorded.
     """
     import pandas
 
     path = Path(folder) / f"{name.replace('_', '-')}.jsonl"
     if not (records := read(path)):
         raise FileNotFoundError(f"nothing is recorded in {path}: run `peftlab record {name}`")
-    kept = ("experiment", "key", "seconds", "date", "commit")
+    kept = ("experiment", "key", "seconds", "date", "commit", "dirty")
     rows = [
         {**{k: r.get(k) for k in kept}, "device": r["device"]["name"], "kind": r["device"]["kind"]}
         | r["config"]

@@ -208,6 +208,12 @@ def test_sign_flips_and_holm_by_hand():
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
 
 
+def copy_far(folder):
+    """The runs on far languages, which count for C1 too: there every method is behind."""
+    for name in ("languages-by-distance", "spectra"):
+        shutil.copy(records.RUNS / f"{name}.jsonl", folder)
+
+
 def grid(folder, seeds, **quality):
     """A grid of two domains and one rate; the quality of a method varies a little with the seed."""
     sizes = {"head": 1, "bitfit": 2, "lora_8": 3, "full": 9}
@@ -229,22 +235,23 @@ def grid(folder, seeds, **quality):
                     "trainable": sizes[method],
                 }
                 found.append({"key": f"{domain}-{method}-{seed}", "config": config, "metrics": metrics, "seconds": 1, "experiment": "grid-minilm",
-                              "date": "2026-01-01", "commit": None, "device": {"name": "a processor", "kind": "cpu"}})  # fmt: skip
+                              "date": "2026-01-01", "commit": None, "dirty": False, "device": {"name": "a processor", "kind": "cpu"}})  # fmt: skip
     (folder / "grid-minilm.jsonl").write_text("".join(json.dumps(line) + "\n" for line in found), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     "seeds, quality, verdicts",  # of C1 comparable, C25 better than the head and close to full, C33 the best balance
     [
-        (6, {"head": 0.6, "bitfit": 0.7, "lora_8": 0.9, "full": 0.9}, (HELD, IN_PART, HELD)),
-        (6, {"head": 0.6, "bitfit": 0.9, "lora_8": 0.9, "full": 0.9}, (HELD, HELD, NOT)),
+        (6, {"head": 0.6, "bitfit": 0.7, "lora_8": 0.9, "full": 0.9}, (IN_PART, IN_PART, HELD)),
+        (6, {"head": 0.6, "bitfit": 0.9, "lora_8": 0.9, "full": 0.9}, (IN_PART, HELD, NOT)),
         (6, {"head": 0.6, "bitfit": 0.7, "lora_8": 0.8, "full": 0.9}, (NOT, IN_PART, OPEN)),
-        (6, {"head": 0.9, "bitfit": 0.9, "lora_8": 0.9, "full": 0.9}, (HELD, NOT, NOT)),
+        (6, {"head": 0.9, "bitfit": 0.9, "lora_8": 0.9, "full": 0.9}, (IN_PART, NOT, NOT)),
         (5, {"head": 0.6, "bitfit": 0.7, "lora_8": 0.9, "full": 0.9}, (OPEN, OPEN, OPEN)),
     ],
 )
 def test_the_rules_of_the_fair_comparison(tmp_path, seeds, quality, verdicts):
     grid(tmp_path, seeds, **quality)
+    copy_far(tmp_path)
     settled = [claims.settle(claims.CLAIMS[n - 1], tmp_path) for n in (1, 25, 33)]
     assert tuple(s.verdict for s in settled) == verdicts
     assert all(f"grid-minilm: {8 * seeds} runs" in s.runs for s in settled)
@@ -255,6 +262,7 @@ def test_what_is_not_recorded_yet_is_not_decided(tmp_path):
     assert settled.verdict == OPEN and settled.runs == "nothing recorded yet"
     assert settled.depends == f"{claims.NOTHING} {claims.CLAIMS[0].would}"
     grid(tmp_path, 1, head=0.6, lora_8=0.9, full=0.9)
+    copy_far(tmp_path)
     assert claims.settle(claims.CLAIMS[0], tmp_path).verdict == OPEN
 
 
