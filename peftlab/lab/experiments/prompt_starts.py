@@ -1,4 +1,4 @@
-"""Where a prompt starts and how fast it moves: three starts by five learning rates, six seeds, on the CPU.
+"""Where a prompt starts and how fast it moves: three starts by five learning rates or six, six seeds, on the CPU.
 
 Prompt tuning of ten tokens calls up Spanish in polyglot-350k, which is asked for without a tag. The starts: words, numbers from
 N(0, 1), and the same numbers made as small as the embeddings' entries. "gated" is the prefix with a gate, on Italian, three seeds, twice the steps: is it its learning rate that
@@ -15,7 +15,7 @@ from peftlab.methods import AdaptionPrompt, PromptTuning
 
 USES = ("polyglot-350k",)
 RATES = [0.001, 0.004, 0.016, 0.064, 0.256]
-SPANISH = {"words": RATES, "N(0, 1)": RATES, "small": RATES}
+SPANISH = {"words": RATES, "N(0, 1)": [*RATES, 1.024], "small": RATES}
 ITALIAN = {"gated": [0.03, 0.1, 0.3, 1.0]}
 
 
