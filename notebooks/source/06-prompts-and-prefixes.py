@@ -194,7 +194,35 @@ assert min(reached[name, 0.1] for name in starts) > 0.5, "at 0.1 all three get t
 #
 # **What a learning rate is chosen by.** AdamW divides each gradient by its own recent size: whatever the gradient, each entry moves by about the learning rate in a step, as long as the direction stays. So *learning rate times steps is about how far an entry can get*, and that should be about as far as it has to go. Sixty steps at 0.001 cannot lead farther than 0.06, and less, since the rate rises and falls:
 # that is an entry of the table, and a small part of an entry of N(0, 1). An entry of LoRA's `A` or `B` is multiplied with many others; the entries of a prompt *are* the input. Hence prompts and prefixes want larger rates, here by ten to a hundred times. That says where to begin. Then comes a learning-rate sweep, as above:
-# several rates, a factor of three to ten apart, and the one with the lowest training loss, or the best validation score, is taken; never by the test set. If it lies at the edge of the sweep, as that of N(0, 1) does here, the sweep goes on. One seed shows a gap as large as these; for finer ones there is `peftlab record prompt-starts`, five rates and six seeds, which nobody has recorded yet.
+# several rates, a factor of three to ten apart, and the one with the lowest training loss, or the best validation score, is taken; never by the test set. If it lies at the edge of the sweep, as that of N(0, 1) does here, the sweep goes on. One seed shows a gap as large as these. For finer ones, the same recorded with more rates and six seeds, by `peftlab record prompt-starts`; a star marks the rate with the lowest training loss. Predict: at its own rate, is a start from words still the best?
+
+# %% tags=["nbval-ignore-output"]
+from_starts = records.load("prompt-starts")
+from_starts = complete(from_starts[from_starts["language"] == "es"])
+own = best_rates(from_starts, ["start"], by="train_loss", lowest=True)
+by_start = {}
+for start in starts:
+    of_start = own[own["start"] == start]
+    by_start[start] = of_start.set_index("seed")["accuracy"].sort_index()
+    print(f"from {start}:")
+    for lr, of_rate in from_starts[from_starts["start"] == start].groupby("lr"):
+        mean, half = interval(of_rate["accuracy"])
+        star = " *" if lr == of_start["lr"].iloc[0] else ""
+        moved = of_rate["moved"].mean()
+        print(f"  {lr:<6g} accuracy {mean:6.1%} ±{half:5.1%}", end="")
+        print(f"  an entry moved by {moved:.2f}{star}")
+apart = interval(by_start["words"] - by_start["small"])
+print(f"words minus small, paired: {100 * apart[0]:+.1f} ± {100 * apart[1]:.1f} points")
+print(f"{from_starts['seed'].nunique()} seeds. {records.stamp(from_starts)}")
+
+# %%
+lowest = from_starts[from_starts["lr"] == from_starts["lr"].min()]
+at_lowest = lowest.groupby("start")["accuracy"].mean()
+assert at_lowest["small"] > at_lowest["N(0, 1)"] + 0.3, "at a small rate it matters"
+assert min(v.mean() for v in by_start.values()) > 0.9, "at its own rate, each gets there"
+
+# %% [markdown]
+# At its own rate every start gets there, and words are no better than small numbers: the start decides how long the way is, and the rate how far one comes. The last column is that way: each start has its best rate where its entries move by an amount that has to do with their size.
 #
 # **P-tuning** goes around the start: it trains no vectors, but a small network that makes them, and so moves all of them with every step. Once trained, the
 # network has done its work, and the ten vectors are all that a file keeps.
@@ -574,7 +602,7 @@ assert moved_by_lora > 0.1, "LoRA moves it"
 #
 # ### With two blocks, and more of everything
 #
-# In a model the theorem does not hold. Does that help? The same task was recorded with one block and with two, 800 steps each; the prefix of 40 also with 3,200. Three seeds, and for each method two learning rates, of which the one with the lower training loss was kept: `peftlab record list-reversal`. A point for each seed, since such results are all or nothing and a mean would hide it.
+# In a model the theorem does not hold. Does that help? The same task was recorded with one block and with two, 800 steps each; the prefix of 40 also with 3,200. Several seeds, and for each method two learning rates, of which the one with the lower training loss was kept: `peftlab record list-reversal`. A point for each seed, since such results are all or nothing and a mean would hide it.
 
 # %% tags=["nbval-ignore-output"]
 room_runs = complete(records.load("list-reversal"))

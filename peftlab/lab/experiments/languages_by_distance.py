@@ -27,7 +27,7 @@ RATES = {
 
 
 def plan(toy=False):
-    seeds, steps = (range(1), 3) if toy else (range(3), 120)
+    seeds, steps = (range(1), 3) if toy else (range(6), 120)
     return [
         {"target": target, "method": method, "lr": lr, "steps": steps, "seed": seed}
         for seed in seeds
