@@ -183,7 +183,7 @@ CLAIMS = (
         "learnt {mild_learnt:.1%} and lost {mild_lost:.1%} of the three together, though it kept {mild_kept:.1%} "
         "of English. With {facts:.1%} of forty new facts went {facts_lost:.1%} of others that it knew. C{other} "
         "has the same of LoRA.",
-        said={"09": "at its higher rates yes"}, amounts=HELD,
+        said={"09": "at every rate that learnt most of Italian"}, amounts=HELD,
     ),
     Claim(
         23, "PEFT keeps the base's knowledge largely untouched", ("09",),

@@ -173,6 +173,7 @@ def grid(folder, seeds=3):
                     "file_bytes": file,
                 }
                 kept = {"retrieval": 0.5, "retrieval_before": 0.75, "off_differs": 0.1 if method == "full" else 0.0}
+                kept |= {"always_the_commoner": 0.68}
                 where = {"domain": "tweets", "sentences": 256, "steps": 36, "matmul": matmul}
                 lines.append(
                     {
@@ -219,6 +220,10 @@ def test_an_answer_by_hand(tmp_path):
     assert any("300 examples are taken as" in line for line in advice.assumed)
     tight = pl.lab.advise(memory=19_999, distance="tweets", folder=tmp_path)
     assert [a.method for a in tight.findings[0].answers] == ["lora-8", "head"]
+    (finding,) = tight.findings
+    assert finding.too_large == {"full": 20_000} and "need more memory: full (20 kB)" in finding.sentence()
+    assert finding.steps == 36 and "grid-minilm; 36 steps; majority-class baseline 0.680" in str(tight)
+    assert "In short" not in str(tight) and "no off" in str(pl.lab.advise(distance="tweets", folder=tmp_path))
 
 
 def test_an_unfinished_seed_is_not_used_and_one_seed_is_no_answer(tmp_path):

@@ -5,10 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas
 import pytest
 
 from peftlab.lab import claims, records
-from peftlab.lab.claims_measured import HELD, IN_PART, NOT, OPEN, SETTLE, Mean, holm, signflip
+from peftlab.lab.claims_measured import HELD, IN_PART, NOT, OPEN, SETTLE, Mean, holm, signflip, surely_on_par
 
 ROOT = Path(claims.__file__).parents[2]
 LESSONS = {file.name[:2]: file.read_text("utf-8") for file in (ROOT / "notebooks" / "source").glob("*.py")}
@@ -136,6 +137,17 @@ def test_without_its_records_a_claim_says_what_to_record(copied):
         claims.settle(claims.CLAIMS[19], copied)
 
 
+def test_rates_at_an_edge_and_trees_with_changes_are_said(settled, copied):
+    """Of two rates the better is at an edge; of three, where the middle one is best, it is not."""
+    far, films = settled[29], settled[27]
+    assert all(edge for key, edge in far.rates.items()) and f"{len(far.rates)} of {len(far.rates)} learning rates" in far.runs
+    assert 0 < sum(films.rates.values()) < len(films.rates)
+    dirty = {r["key"] for name in films.used for r in records.read(records.RUNS / f"{name}.jsonl") if r["dirty"]} & set(films.dirty)
+    assert dirty and f"{len(dirty)} runs were recorded from a tree with changes" in films.runs
+    inside = settled[35]
+    assert not any(edge for (name, *_), edge in inside.rates.items() if name == "adapters-by-size")
+
+
 @pytest.mark.parametrize("claim", [c for c in claims.CLAIMS if c.without], ids=lambda c: f"C{c.number}")
 def test_what_needs_no_run_says_where_it_is_shown(claim, settled):
     assert not settled[claim.number].used and f"lesson {claim.lessons[0]}" in settled[claim.number].runs
@@ -255,6 +267,17 @@ def test_the_rules_of_the_fair_comparison(tmp_path, seeds, quality, verdicts):
     settled = [claims.settle(claims.CLAIMS[n - 1], tmp_path) for n in (1, 25, 33)]
     assert tuple(s.verdict for s in settled) == verdicts
     assert all(f"grid-minilm: {8 * seeds} runs" in s.runs for s in settled)
+
+
+def test_on_par_is_corrected_for_the_number_of_methods():
+    """One method of several whose interval is inside the margin by a hair in each domain is not surely on par; a plain one is."""
+    full = {0: 0.90, 1: 0.91, 2: 0.89, 3: 0.90, 4: 0.92, 5: 0.88}
+    gaps = {"plain": [0.001] * 6, "hair": [0.0, 0.030, 0.0, 0.021, 0.0, 0.021]}
+    ways = {"full": pandas.Series(full)}
+    for name, method in zip(gaps, ("lora-8", "bitfit")):
+        ways[method] = pandas.Series({s: full[s] - gaps[name][s] for s in full})
+    of = {"tweets": ways, "products": ways}
+    assert surely_on_par(of) == ["lora-8"]
 
 
 def test_what_is_not_recorded_yet_is_not_decided(tmp_path):
