@@ -222,7 +222,7 @@ assert at_lowest["small"] > at_lowest["N(0, 1)"] + 0.3, "at a small rate it matt
 assert min(v.mean() for v in by_start.values()) > 0.9, "at its own rate, each gets there"
 
 # %% [markdown]
-# At its own rate every start gets there, and words are no better than small numbers: the start decides how long the way is, and the rate how far one comes. The last column is that way: each start has its best rate where its entries move by an amount that has to do with their size.
+# At its own rate every start gets there, and words are no better than small numbers: the start decides how long the way is, and the rate how far one comes. The last column is that way: from N(0, 1), where entries are large, it is far, and the best rate is the largest of the three.
 #
 # **P-tuning** goes around the start: it trains no vectors, but a small network that makes them, and so moves all of them with every step. Once trained, the
 # network has done its work, and the ten vectors are all that a file keeps.
