@@ -777,7 +777,7 @@ shown
 
 # %%
 def at_best(methods, sentences):
-    """{(method, sentences): (rate, parameters, accuracies by seed)} of what was recorded."""
+    """{(method, sentences): (rate, parameters, test by seed)}, of what is recorded."""
     rows = everything[everything["method"].isin(methods)]
     rows = rows[rows["sentences"].isin(sentences) & (rows["domain"] == "tweets")]
     rows = rows[rows["seed"].isin(grid["seed"])]
