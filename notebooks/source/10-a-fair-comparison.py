@@ -771,8 +771,8 @@ shown = widgets.recorded_runs(everything, NAMES, RANKS, START | {"sentences": 25
 shown
 
 # %% [markdown]
-# Two of its axes as text. First the rank, on tweets, with alpha twice the rank, so that the scale stays; *a higher rank at a fixed alpha* would be another method. Each
-# rank at the best of its rates. Then the number of sentences, where more sentences come with more steps.
+# Two of its axes as text. First the rank of LoRA on query and value, on tweets, with alpha twice the rank, so that the scale stays; *a higher rank at a fixed alpha* would be another method. Each
+# rank at the best of its rates. Then the number of sentences, of which only 256 are recorded so far.
 
 
 # %%
@@ -816,14 +816,14 @@ for n in (64, 256, 1024, 2048):
         print(f"{n:5} sentences, {NAMES[m]:12} {told(sizes, (m, n))}")
 
 # %% [markdown]
-# *A higher rank helps* is a belief that this task does not bear: from rank 1 to rank 64, with alpha in proportion and each at the best of its rates, nothing can be told apart. (For all ranks but 8 three rates were tried, 0.01 the highest: there the smallest ranks stand at an edge, and might do better still.) Where the update has to be large, as in a far language, it is otherwise (lesson 07).
+# *A higher rank helps* is a belief that this task does not bear: with alpha in proportion and each rank at the best of its rates, 64 cannot be told from 1, nor from 8; what the two intervals leave open is their far ends. (For all ranks but 8 three rates were tried, 0.01 the highest: the smallest ranks stand at that edge and might do better still, which would make a higher rank look worse.) For a new language it is otherwise: [C29](../docs/claims.md#c29).
 #
-# *With equal numbers of trainable parameters it is fair* is one more belief to hold against this: LoRA everywhere has about as many with rank 8 as LoRA on query and value with rank 32, and they stand in
-# other places. The rank is not compared here, it is another nuisance hyperparameter.
+# *With equal numbers of trainable parameters it is fair*, it is said. LoRA everywhere has about as many with rank 8 as LoRA on query and value with rank 32, and they stand in other places: an equal number does not make them the same method. In the tables above the rank is one more nuisance
+# hyperparameter, chosen once.
 #
-# ## At full size
+# ## Precision, and other devices
 #
-# These runs were recorded on a processor, which multiplied matrices in bfloat16 to be in time. The control: the same runs, one seed, in float32.
+# These runs were recorded on a processor, which multiplied matrices in bfloat16, for speed. The control: the same runs, one seed, in float32.
 
 # %%
 exact = recorded[recorded["matmul"] == "ieee"]
@@ -842,7 +842,7 @@ print("on a GPU:", f"{len(on_gpu)} runs" if len(on_gpu) else "not recorded")
 # ## The claims of an article
 #
 # Articles on PEFT make the same claims again and again. [`docs/claims.md`](../docs/claims.md) holds 37 of them against the runs of this course. These are the ones for which
-# this lesson's records count; a verdict wants six seeds in a domain, and says so where they are not there.
+# this lesson's records count; a verdict needs six seeds in a domain, and says so where they are not there.
 
 # %%
 settled = claims.table("10")
