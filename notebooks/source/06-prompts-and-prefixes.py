@@ -680,7 +680,7 @@ assert max(patient) > 0.5 > max(hasty), "two blocks: forty tokens, and patience"
 assert min(patient) < 0.1, "and not in every seed"
 
 # %% [markdown]
-# With one block no length and no patience helped, as the derivation says they can't: 10 virtual tokens or 40, 800 steps or 3,200. With two, forty tokens and four times the steps reversed most lists in some of the models, and hardly any in the others. A theorem about a layer is no theorem about a model; and
+# With one block no length and no patience helped, as the derivation says they can't: 10 virtual tokens or 40, 800 steps or 3,200. With two, forty tokens and four times the steps reversed most lists in some of the models, and few or none in the others. A theorem about a layer is no theorem about a model; and
 # what is possible there is still not easy, for LoRA of rank eight needed neither the tokens nor the patience. LoRA has a threshold of its own: at rank one it failed with one block, at rank two it depends on the seed. Six seeds show that a thing can happen and can fail to; how often, they tell only roughly.
 #
 # ### Near and far
