@@ -448,10 +448,11 @@ def each_seed(labels, series, title, xlabel, ylabel):
     """A point for every run: `series` maps a name to a list of values for each label. For results that are all or nothing."""
     fig = Figure(figsize=(8.2, 3.4), layout="constrained")
     axes = fig.subplots()
+    room = 0.9 / len(series)  # of a label's width, for the points of one series
     for i, (name, groups) in enumerate(series.items()):
-        shift = (i - (len(series) - 1) / 2) * 0.36
-        points = [(x + shift + 0.09 * (j - (len(g) - 1) / 2), y) for x, g in enumerate(groups) for j, y in enumerate(g)]
-        axes.plot(*zip(*points), color=PALETTE[i], marker=MARKERS[i], linestyle="none", label=name, alpha=0.8)
+        shift = (i - (len(series) - 1) / 2) * room
+        points = [(x + shift + min(0.09, room / (len(g) + 1)) * (j - (len(g) - 1) / 2), y) for x, g in enumerate(groups) for j, y in enumerate(g)]
+        axes.plot(*zip(*points), color=PALETTE[i], marker=MARKERS[i], markersize=4.5, linestyle="none", label=name, alpha=0.8)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(-0.04, 1.06), xlim=(-0.6, len(labels) - 0.4))
     axes.set_xticks(range(len(labels)), labels, size=9)
     for x in range(len(labels) - 1):
