@@ -937,7 +937,8 @@ assert differ > 0.1, "the tag decides on the attention weights, in one block at 
 # %% tags=["nbval-ignore-output"]
 fused_runs = complete(records.load("adapters-fused"))
 at_best = best_rates(fused_runs, ["trained"], by="train_loss", lowest=True)
-of_way = {way: of.set_index("seed").sort_index() for way, of in at_best.groupby("trained")}
+by_seed = at_best.set_index("seed").sort_index()
+of_way = dict(list(by_seed.groupby("trained")))
 by_way = {}
 ways = ("equal weights", "query and key", "value", "fusion", "one for both")
 for way in ways:
