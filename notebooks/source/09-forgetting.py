@@ -1150,7 +1150,7 @@ assert abs(mine - theirs) < 1e-6, "yours and the course's agree"
 #
 # | claim | here |
 # | --- | --- |
-# | *Full fine-tuning forgets catastrophically* (C22) | yes: at every rate that learnt most of Italian it lost most of the three old languages, though one kept much of English; so did what learnt facts |
+# | *Full fine-tuning forgets catastrophically* (C22) | yes: at every rate that learnt most of Italian it lost most of the three old languages, though one kept much of English; what learnt most of the facts lost most of the others |
 # | *PEFT keeps the knowledge largely untouched* (C23) | adapter off: exactly; adapter on: no where something new was learnt; where something known was called up, it depended on method and rate |
 # | *A frozen base with adapters fully circumvents forgetting* (C24) | true in task-incremental learning, backward transfer of zero by construction; false where the task must be inferred |
 #

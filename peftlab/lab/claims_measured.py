@@ -74,7 +74,7 @@ class See:
 
 
 class Mean:
-    """A mean with half of its 95 % interval, to be written as `{x:.1%}`, or as `{x:points}` where it is a difference of shares."""
+    """A mean with half of its 95 % interval, to be written as `{x:.1%}`; a difference of shares as `{x:points}` or `{x:behind}`."""
 
     def __init__(self, values):
         self.mean, self.half = interval(values)
@@ -82,13 +82,11 @@ class Mean:
     low = property(lambda self: self.mean - self.half)
     high = property(lambda self: self.mean + self.half)
 
-    def behind(self):
-        """A difference of shares in words: how far behind, or ahead."""
-        return f"{100 * abs(self.mean):.1f} ± {100 * self.half:.1f} points {'behind' if self.mean >= 0 else 'ahead'}"
-
     def __format__(self, how):
         if how == "behind":
-            return self.behind()
+            return (
+                f"{100 * abs(self.mean):.1f} ± {100 * self.half:.1f} points {'behind' if self.mean >= 0 else 'ahead'}"
+            )
         if how.endswith("points"):
             return f"{100 * self.mean:{how.removesuffix('points')}.1f} ± {100 * self.half:.1f} points"
         return f"{self.mean:{how}} ± {self.half:{how}}"
@@ -348,7 +346,6 @@ def far_away(see):
               for name, group in (("near", ROMANCE), ("far", OTHER))} for m in dict.fromkeys(best["method"])}  # fmt: skip
     behind = {m: {k: Mean(by["full"][k] - v[k]) for k in v} for m, v in by.items() if m != "full"}
     values = {
-        "full": Mean(by["full"]["far"]),
         "near_languages": len(ROMANCE),
         "far_languages": len(OTHER),
         "seeds": best["seed"].nunique(),
@@ -371,7 +368,7 @@ def far_away(see):
         "turkish": apart["lora-8", "tr"],
     }
     verdict = HELD if len(short) == len(apart) and values["gap"].low > 0 else IN_PART if short else NOT
-    return verdict, values | {"count": len(short), "pairs": len(apart), "methods": len(behind), "undecided": undecided}
+    return verdict, values | {"count": len(short), "pairs": len(apart), "undecided": undecided}
 
 
 def prompts_near(see):

@@ -72,6 +72,11 @@ def test_an_error_says_the_line_the_shapes_by_name_and_not_the_advice_that_leads
     said = wrong("lora-forward", turned).message
     assert "`return x @ A @ B`" in said and "`x` is" in said and "`A` is" in said and said.endswith("?")
 
+    def by_bytes(x, weight, bias, A, B, alpha):
+        return x[torch.zeros(len(x) + 1, dtype=torch.bool)]
+
+    assert "taken as a mask" in wrong("lora-forward", by_bytes).message
+
 
 def test_the_output_is_judged_before_the_gradients():
     """The norm of the columns, and no detach: the norm is what is told."""

@@ -21,7 +21,7 @@ COMMON = [
     (r"leaf [Vv]ariable that requires grad", "A trained tensor is written into while its gradient is recorded. Is a new tensor wanted, or a change that the graph should not see?"),
     (r"modified by an inplace operation", "Something that the backward pass needs was overwritten. Which line ends in `_` or assigns into a tensor?"),
     (r"same dtype|expected scalar type|dtype mismatch|found dtype|Index put requires|must have the same dtype", "Two types of number meet there. Which tensor was made without saying its type?"),
-    (r"shape of the mask|indexing with dtype torch.uint8", "A tensor of yes and no, or of bytes, is taken as a mask: it must be as long as what it picks from. Is a mask wanted, or places, which are int64?"),
+    (r"shape of the mask", "A tensor of yes and no, or of bytes, is taken as a mask: it must be as long as what it picks from. Is a mask wanted, or places, which are int64?"),
     (r"only integer tensors|used as indices must be|indices must be integers", "What stands in the brackets are no whole numbers or yes and no. What was it to pick?"),
     (r"Boolean value of Tensor with more than one value", "A whole tensor is asked for one yes or no. Is it to hold for all entries, for any, or for each on its own?"),
     (r"only one element tensors|a Tensor with \d+ elements cannot be converted", "A single number is wanted there and a tensor has several. Over what is it to be summed up?"),

@@ -83,12 +83,13 @@ def untouched(task, precision):
 
 def run(config, device):
     with multiplied_in(config["matmul"]):
-        return measured(config, device, *TASKS[config["task"]])
+        return measured(config, device)
 
 
-def measured(config, device, _, batch_size):
+def measured(config, device):
     """Train as the configuration says; what was learnt of the task, and what is kept."""
     task, seed = config["task"], config["seed"]
+    _, batch_size = TASKS[task]
     before, untaught = untouched(task, config["matmul"])
     model, tokenizer = pl.lab.load_base("smollm2-135m")
     torch.manual_seed(seed)
