@@ -75,9 +75,13 @@ def logits(model, tokenizer):
     return model(**tokenizer("The baker on our street opens before", return_tensors="pt").to(model.device)).logits.cpu()
 
 
+def base():
+    return pl.lab.load_base("smollm2-135m", attn_implementation="eager")  # the faster one where batches are small
+
+
 @cache
 def untouched(task, precision):
-    model, tokenizer = pl.lab.load_base("smollm2-135m")
+    model, tokenizer = base()
     return learnt(model, tokenizer, task) | kept(model, tokenizer), logits(model, tokenizer)
 
 
@@ -91,7 +95,7 @@ def measured(config, device):
     task, seed = config["task"], config["seed"]
     _, batch_size = TASKS[task]
     before, untaught = untouched(task, config["matmul"])
-    model, tokenizer = pl.lab.load_base("smollm2-135m")
+    model, tokenizer = base()
     torch.manual_seed(seed)
     put_on(model, config["method"])
     model.to(device)
