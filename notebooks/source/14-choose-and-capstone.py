@@ -243,7 +243,8 @@ print(records.stamp(runs[runs["target"].isin(list(yours))]))
 # ## The adviser
 #
 # `pl.lab.advise` does the same with all records of this course. It answers with methods and the runs behind them, says what it had to assume, and where nothing near was
-# measured it says so.
+# measured it says so. Its `memory` is what training adds, without the base. *(edge)* behind a rate says that it was the first or the last tried, so that a better one may lie
+# beyond; *runs* are the keys by which a line is found in the records.
 
 # %% tags=["nbval-ignore-output"]
 pl.lab.advise(distance="tr")
@@ -298,8 +299,22 @@ assert gap["Italian, related; small hardware"] > 0.5, "a prompt has not learnt I
 assert gap["Turkish, far; large, 200 versions"] > 0.5, "nor has a LoRA learnt Turkish"
 
 # %% [markdown]
-# Near, the guide is right, and so is nearly everything else. For a related language it names a prompt where the hardware is small, and a prompt learns nothing of it. And
+# Near, the guide is right here, as is nearly every other method that was recorded for Spanish. For a related language it names a prompt where the hardware is small, and a prompt learns nothing of it. And
 # for the far one with many versions it names a LoRA, since copies are dear: the price of a small file is what it cannot do, and here it is nearly everything.
+#
+# And is near one thing? A format, answers in double brackets, is near for smollm2-135m too: nothing new has to be known. Adapter on, what is lost are facts it could complete.
+
+# %%
+(form,) = pl.lab.advise(distance="format").findings
+print("the guide:", guide("near", "small", 1))
+for a in form.answers:
+    (right, half), (lost, half_lost) = a.quality, a.lost
+    print(f"{a.method:10} {right:6.1%} ± {half:5.1%} in the format, ", end="")
+    print(f"facts lost {lost:5.1%} ± {half_lost:.1%}")
+assert form.answers[-1].method == "prompt-10", "the guide's choice comes last"
+
+# %% [markdown]
+# Here the prompt that the guide names for small hardware did worst and lost most, though it trains least: *near* is not enough of a description.
 #
 # A guide has one more answer where there is none:
 

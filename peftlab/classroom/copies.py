@@ -11,10 +11,11 @@ from pathlib import Path
 
 import nbformat
 
-from .build import CHECK, GLOSSARY, NOTEBOOKS, fingerprint, folded
+from .build import CHECK, NOTEBOOKS, fingerprint, folded
 
 SOLUTION = re.compile(r"^([ \t]*)### BEGIN SOLUTION\n(.*?)^[ \t]*### END SOLUTION[ \t]*\n?", re.MULTILINE | re.DOTALL)
 HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS\n.*?^[ \t]*### END HIDDEN TESTS[ \t]*\n?", re.MULTILINE | re.DOTALL)
+PAGE = re.compile(r"\]\(\.\./docs/([\w-]+\.md)")  # a link to a page of docs, which lies beside the copies
 STUB = 'raise NotImplementedError("This part is yours: write it in place of this line, then run the check below.")'
 
 
@@ -24,7 +25,7 @@ def learner_copy(notebook):
     solutions, due = [], []  # solutions seen since the last check; those to fold in after the hints
     for cell in notebook.cells:
         cell = nbformat.from_dict(cell)
-        cell.source = cell.source.replace(GLOSSARY, "[Glossary](glossary.md)")  # which lies beside the copies
+        cell.source = PAGE.sub(r"](\1", cell.source)
         if due and not cell.source.startswith("<details>"):
             copy.cells.append(due.pop())
         if cell.cell_type == "code":
@@ -57,9 +58,11 @@ def make_copies(work):
     """
     work, said = Path(work), []
     (work / ".peftlab").mkdir(parents=True, exist_ok=True)
-    given = _remembered(work, said)
+    given, pages = _remembered(work, said), set()
     for lesson in sorted(NOTEBOOKS.glob("[0-9][0-9]-*.ipynb")):
-        copy = learner_copy(nbformat.read(lesson, as_version=4))
+        notebook = nbformat.read(lesson, as_version=4)
+        copy = learner_copy(notebook)
+        pages |= {name for cell in notebook.cells for name in PAGE.findall(cell.source)}
         mark, path = fingerprint(copy), work / lesson.name
         there = _mark(path)
         if there is None:
@@ -76,7 +79,8 @@ def make_copies(work):
             said.append(f"{beside.name}: the lesson has changed; your edited {path.name} stays as it is")
         if given.get(path.name) != mark:
             remember(work, given, path.name, mark)
-    _bring_glossary(work, given)
+    for name in sorted(pages):
+        _bring_page(work, given, name)
     return said
 
 
@@ -96,9 +100,9 @@ def _set_aside(path):
     return aside
 
 
-def _bring_glossary(work, given):
-    """Put the glossary beside the lessons; one that was edited is left alone."""
-    source, path = NOTEBOOKS.parent / "docs" / "glossary.md", work / "glossary.md"
+def _bring_page(work, given, name):
+    """Put a page of docs that a lesson links to beside the lessons; one that was edited is left alone."""
+    source, path = NOTEBOOKS.parent / "docs" / name, work / name
     if not source.exists():
         return
     text = source.read_text(encoding="utf-8")

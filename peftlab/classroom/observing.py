@@ -10,7 +10,7 @@ def given(value, kind, name):
     """`value` if it is of the kind asked for, else a sentence that says what came instead."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds):
-        came = "None (is there a `return`?)" if value is None else article(type(value).__name__)
+        came = "None (is a `return` reached, and is that what it gives?)" if value is None else article(type(value).__name__)
         raise Unexpected(f"{name} gave {came}; expected {article(' or '.join(k.__name__ for k in kinds))}.")
     return value
 

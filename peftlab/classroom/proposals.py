@@ -46,6 +46,9 @@ def seal(folder=FOLDER, *, language, question, metric, parameters, seconds, woul
     if wrong := _wrong(said):
         raise ValueError(wrong)
     folder = Path(folder)
+    if folder.name == FOLDER and language == EXAMPLE:
+        others = ", ".join(key for key in LANGUAGES if key != EXAMPLE)
+        raise ValueError(f"{LANGUAGES[EXAMPLE]} is the page's own example: choose one of {others}")
     entries = _there(folder)
     if entries and {k: entries[-1].get(k) for k in said} == said:
         return entries[-1]

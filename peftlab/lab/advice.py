@@ -210,11 +210,12 @@ class Advice:
         lines = [self._head(), *_wrapped(self._short(), "")]
         for f in self.findings:
             heads, rows = shown(f)
-            wide = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+            keys = "; ".join(f"{a.method} {row.pop()}" for a, row in zip(f.answers, rows))  # under the table: it is wide enough
+            wide = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(rows[0]))]
             lines += ["", *_wrapped(f"{f.what} ({f.source})", ""), f"  quality: {f.measure}"]
             lines += [f"  lost: {f.loses}"] if f.loses else []
             lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, wide)).rstrip() for row in [heads, *rows]]
-            lines += _wrapped(f.sentence(), "  ") + _wrapped(f.stamp, "  ")
+            lines += _wrapped(f.sentence(), "  ") + _wrapped(f"{heads[-1]}: {keys}. {f.stamp}", "  ")
         for title, said in (("Assumed", self.assumed), ("Not recorded", self.missing)):
             lines += (
                 ["", f"{title}:", *(part for line in said for part in _wrapped(f"- {line}", "", "  "))] if said else []

@@ -54,6 +54,8 @@ LEARNT = {
     "it": ("related", "Italian, new to the base and related"),
     "tr": ("far", "Turkish, new to the base and far"),
 }
+KNOWN = (("known_before", "known"),)
+KNOWN_LOST = "share of known facts no longer completed, before less after"
 NEW = {t: ("related", "new languages, related") for t in ROMANCE} | {t: ("far", "new languages, far") for t in OTHER}
 EVIDENCE = (
     Evidence("grid-minilm", "minilm-l6", {d: ("near", f"sentiment of {d}") for d in DOMAINS}, "test", ACCURACY, "validation",
@@ -64,8 +66,11 @@ EVIDENCE = (
     Evidence("languages-by-distance", "polyglot-350k", NEW, "learnt", WRITTEN, "train_loss", KEPT_LANGUAGES, LANGUAGES, "target"),
     Evidence("facts-learnt-and-lost", "smollm2-135m", {"facts": ("facts", "forty invented facts")}, "learnt",
              "share of the invented facts completed", "train_loss",
-             (("known_capitals_before", "known_capitals"), ("known_others_before", "known_others")),
-             "share of known facts no longer completed, before less after"),
+             (("known_capitals_before", "known_capitals"), ("known_others_before", "known_others")), KNOWN_LOST),
+    Evidence("grid-smollm2", "smollm2-135m", {"format": ("near", "a format: answers in double brackets")}, "learnt",
+             "share of twelve other questions answered in the format", "train_loss", KNOWN, KNOWN_LOST, "task"),
+    Evidence("grid-smollm2", "smollm2-135m", {"facts": ("facts", "forty invented facts, four methods")}, "learnt",
+             "share of the invented facts completed", "train_loss", KNOWN, KNOWN_LOST, "task"),
 )  # fmt: skip
 NAMES = {
     "tag": "one trainable token, the language's own tag", "bias": "BitFit with a bias added to each linear layer", "norms": "LNTuning",
@@ -338,7 +343,7 @@ def _assumptions(question, findings, assumed):
         )
     if any(a.keep for a in answers):
         said.append(
-            f"To keep: {question['tasks']} files of the recorded size, beside one base where the method has one."
+            f"To keep: {question['tasks']} file{'s' * (question['tasks'] != 1)} of the recorded size, beside one base where the method has one."
         )
     if names := [f"{name} is {words}" for name, words in NAMES.items() if any(a.method == name for a in answers)]:
         said.append(f"Names: {'; '.join(names)}.")

@@ -288,13 +288,13 @@ def full_forgets(see):
     learners = [r for r in by_rate if r[1].mean > 0.5]
     mild = min(learners, key=lambda r: r[3].mean)
     best = by_rate[[lr for lr, *_ in by_rate].index(see.best(full, "method")["lr"].iloc[0])]
-    facts = facts_kept(see)["full"]
-    lost = [best[3], mild[3], facts["lost"]]
+    facts, form = facts_kept(see)["full"], format_kept(see)["full"]
+    lost = [best[3], mild[3], facts["lost"], form["lost"]]
     verdict = HELD if all(x.low > 0.5 for x in lost) else IN_PART if any(x.low > 0.5 for x in lost) else NOT
     names = {"best": best, "mild": mild}
     return verdict, {
         f"{n}_{what}": v for n, row in names.items() for what, v in zip(("rate", "learnt", "kept", "lost"), row)
-    } | {"facts": facts["learnt"], "facts_lost": facts["lost"], "other": 23}
+    } | {"facts": facts["learnt"], "facts_lost": facts["lost"], "form": form["learnt"], "form_lost": form["lost"], "other": 23}
 
 
 def facts_kept(see):
@@ -303,6 +303,14 @@ def facts_kept(see):
     runs["lost"] = 1 - runs["known_others"] / runs["known_others_before"]
     best = see.best(runs, "method")
     return {m: {c: Mean(column(best, c, method=m)) for c in ("learnt", "lost")} for m in ("full", "lora-8")}
+
+
+def format_kept(see):
+    """{method: share of answers in a new format, lost of the facts it knew}, on smollm2-135m, each at its best rate."""
+    runs = see("grid-smollm2", task="format").copy()
+    runs["lost"] = 1 - runs["known"] / runs["known_before"]
+    best = see.best(runs, "method")
+    return {m: {c: Mean(column(best, c, method=m)) for c in ("learnt", "lost")} for m in dict.fromkeys(best["method"])}
 
 
 def knowledge_kept(see):
@@ -314,8 +322,10 @@ def knowledge_kept(see):
     learners = [m for m in lost if column(italian, "learnt", method=m).mean() > 0.5]
     gone = min((Mean(column(italian, "lost", method=m)) for m in learners), key=lambda x: x.mean)
     verdict = (IN_PART if gone.low > 0.5 else HELD) if moved == 0 else NOT
-    of = facts_kept(see)
+    of, form = facts_kept(see), format_kept(see)
     return verdict, {
+        "form_lost": form["lora-8"]["lost"],
+        "full_form_lost": form["full"]["lost"],
         "runs": runs,
         "gone": gone,
         "full_gone": Mean(column(italian, "lost", method="full")),
@@ -526,7 +536,11 @@ def a_format(see):
     wrong = sum(column(alone, f"accuracy_{d}", way=f"only {e}") for d in ROUTER for e in ROUTER if d != e) / 6
     values = {"gain": gain, "own": Mean(own - wrong), "seeds": runs["seed"].nunique(), "other": 1}
     values["asked"] = len(runs["said_adapter"].iloc[0])
-    verdict = IN_PART if score.low > before.high and values["own"].low > 0 else NOT
+    form = format_kept(see)
+    best = max((m for m in form if m != "full"), key=lambda m: form[m]["learnt"].mean)
+    enough = form[best]["learnt"].high >= form["full"]["learnt"].low - MARGIN
+    verdict = IN_PART if score.low > before.high and values["own"].low > 0 and enough else NOT
+    values |= {f"form_{m.split('-')[0]}": seen["learnt"] for m, seen in form.items()}
     return verdict, values | {"score": score, "before": before}
 
 

@@ -212,7 +212,7 @@ def recorded_runs(runs, names, ranks, start):
 def _at_each_rate(rates, chosen):
     """One bar for each learning rate that was run: the mean test accuracy, from a half to one."""
     if not rates:
-        return "<p>No run of this method on this domain with so many sentences: not recorded.</p>"
+        return "<p>With this method, rank, domain and number of sentences together nothing was run: not recorded.</p>"
     best = max(sorted(rates), key=lambda lr: rates[lr][2]["validation"])
     rows = ""
     for lr, (_, half, mean) in sorted(rates.items()):

@@ -121,7 +121,7 @@ def test_a_function_without_a_return_is_an_attempt():
 
     assert not is_stub(forgot)
     result = check("lora-forward", forgot)
-    assert result.state == "not yet" and "is there a `return`?" in result.message and result.slip is None
+    assert result.state == "not yet" and "is a `return` reached" in result.message and result.slip is None
 
 
 def test_an_answer_of_the_wrong_kind_gets_a_sentence():

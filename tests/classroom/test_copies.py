@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -252,3 +253,15 @@ def test_the_glossary_lies_beside_the_copies_and_an_edited_one_stays(course, tmp
     glossary.write_text("- **rank**: three", encoding="utf-8")
     copies.make_copies(work)
     assert mine.read_text(encoding="utf-8") == "my notes"
+
+
+def test_every_page_that_a_lesson_links_to_lies_beside_its_copy(tmp_path):
+    copies.make_copies(tmp_path)
+    linked = {
+        target
+        for lesson in tmp_path.glob("*.ipynb")
+        for cell in read(lesson).cells
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", cell.source if cell.cell_type == "markdown" else "")
+    }
+    assert {"glossary.md", "claims.md"} <= linked
+    assert [target for target in linked if not (tmp_path / target).exists()] == []

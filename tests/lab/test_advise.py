@@ -28,7 +28,8 @@ QUESTIONS = [  # the question; the experiments that are to speak; what is to be 
     ({"distance": "near", "memory": 80_000_000}, {"grid-minilm"}, ("small-and-strong: memory",)),
     ({"distance": "far"}, {"languages-learnt-and-lost", "languages-by-distance"}, ()),
     ({"distance": "it"}, {"languages-learnt-and-lost", "languages-by-distance"}, ()),
-    ({"distance": "facts"}, {"facts-learnt-and-lost"}, ()),
+    ({"distance": "facts"}, {"facts-learnt-and-lost", "grid-smollm2"}, ()),
+    ({"distance": "format"}, {"grid-smollm2"}, ()),
     (
         {"distance": "related", "tasks": 2},
         {"languages-learnt-and-lost", "languages-by-distance", "many-tasks"},
@@ -36,11 +37,11 @@ QUESTIONS = [  # the question; the experiments that are to speak; what is to be 
     ),
     (
         {"distance": "near", "tasks": 3},
-        {"grid-minilm", "small-and-strong", "languages-learnt-and-lost", "many-tasks"},
+        {"grid-minilm", "small-and-strong", "languages-learnt-and-lost", "grid-smollm2", "many-tasks"},
         (),
     ),
-    ({"distance": "near", "tasks": 100, "examples": 2048}, {"small-and-strong"}, ("many-tasks",)),
-    ({"examples": 40}, {"small-and-strong"}, ("facts-learnt-and-lost",)),
+    ({"distance": "near", "tasks": 100, "examples": 2048}, {"grid-minilm", "small-and-strong"}, ("many-tasks",)),
+    ({"examples": 40}, {"grid-minilm", "small-and-strong"}, ("facts-learnt-and-lost",)),
 ]
 OUTSIDE = [
     ({"distance": "japanese"}, "'japanese'"),
@@ -74,11 +75,11 @@ def test_the_runs_of_every_answer_exist_and_fit_the_question(question, speak, mi
                     assert memory >= sum(metrics[c] for c in ("gradients", "optimizer", "activations"))
                 if examples := question.get("examples"):
                     assert max(config["sentences"] / examples, examples / config["sentences"]) <= adviser.FACTOR
-                where = config.get("target", config.get("domain"))
+                where = config.get("target", config.get("domain", config.get("task")))
                 if question.get("distance") in ("related", "far") and where:
                     assert RELATED[where] == question["distance"]
-                if question.get("distance") == "it" and where:
-                    assert where == "it"
+                if question.get("distance") in ("it", "facts", "format") and where:
+                    assert where == question["distance"]
 
 
 def test_quality_and_loss_are_those_of_the_runs():
@@ -153,7 +154,8 @@ def test_without_one_of_its_runs_the_answer_is_another(copied, question):
 
 
 def test_without_the_record_it_is_not_recorded(copied):
-    (copied / "facts-learnt-and-lost.jsonl").unlink()
+    for name in ("facts-learnt-and-lost", "grid-smollm2"):
+        (copied / f"{name}.jsonl").unlink()
     advice = pl.lab.advise(distance="facts", folder=copied)
     assert not advice.recorded and any("no runs in the folder" in line for line in advice.missing)
 

@@ -121,7 +121,8 @@ def page(results):
             "Each method on tiny models of Llama's, GPT-2's and BERT's shape. A number is the largest difference seen on any "
             "of them, as a share of the largest number compared; *yes* means that the test passed and wants equality to the "
             "bit or measures nothing; a dash that it does not apply, for a reason given below. What holds on other kinds of models, and "
-            "what is refused there, stands in [architectures.md](architectures.md)."
+            "what is refused there, stands in [architectures.md](architectures.md). Compiled is each on one of the three, in turn; on "
+            "all of them with `PEFTLAB_WHOLE_LADDER=1` set."
         ),
         "",
     ]

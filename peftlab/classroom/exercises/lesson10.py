@@ -1195,6 +1195,7 @@ def scoring_cases(seed):
         ("another of the same cost, and worse", {"a": (0.8, 2.0), "b": (0.7, 2.0), "c": (0.5, 1.0)}, "a"),
         ("the best and cheapest", {"a": (0.9, 1.0), "b": (0.7, 2.0), "c": (0.6, 3.0)}, "a"),
         ("another that is equal in both", {"a": (0.9, 3.0), "b": (0.9, 3.0), "c": (0.6, 1.0)}, "a"),
+        ("another as good and cheaper", {"a": (0.9, 1.0), "b": (0.9, 2.0), "c": (0.5, 0.5)}, "b"),
         ("one that would win if cost were good", {"a": (0.9, 1.0), "b": (0.7, 2.0), "c": (0.6, 3.0)}, "c"),
     ]
     cases += [Case(label, points=points, name=name) for label, points, name in fixed]
@@ -1346,6 +1347,11 @@ scoring_slip(
     lambda points, name: None if points else (0.0, 0.0),
 )
 scoring_slip(
+    "One weight is enough. At w = 0 cost does not count: who has the highest score then, it alone or it too?",
+    "one-weight-left-out",
+    lambda points, name: None if (found := span(points, name)) and found[0] == found[1] else found,
+)
+scoring_slip(
     "A method that is equal in both to another is said to lose against it. Is its score the lower one?",
     "equals-lose",
     lambda points, name: None if list(points.values()).count(points[name]) > 1 else span(points, name),
@@ -1382,7 +1388,7 @@ def halving_cases(seed):
     draw = random.Random(seed)
     cases = [
         Case("two halves that agree", ratings=[[3, 2, 1, 2]]),
-        Case("two halves that do not", ratings=[[3, -2, 1, -1]]),
+        Case("two halves that do not agree", ratings=[[3, -2, 1, -1]]),
         Case("a half that says neither", ratings=[[2, 3, -2, 1]]),
         Case("two sentences with different numbers of raters", ratings=[[1, -1], [2, 1, 3, 1, 2, 2, 1, 4, 1, 3]]),
         Case("an odd number of raters", ratings=[[1, -2, -2, 4, 2], [1, 2, 1]]),
@@ -1416,7 +1422,7 @@ def one_sentence(cases, seen, expected):
             r = case.ratings[0]
             return (
                 f"With {case.label}: the first sentence has the ratings {r}; the means of its halves are {statistics.fmean(r[::2]):.2f} and "
-                f"{statistics.fmean(r[1::2]):.2f}. You give {mine['ceiling']:.3f} for all {len(case.ratings)}. What does each sentence contribute?"
+                f"{statistics.fmean(r[1::2]):.2f}. You give {mine['ceiling']:.3f} over {len(case.ratings)} sentence{'s' * (len(case.ratings) > 1)}. What does each sentence contribute?"
             )
     return None
 

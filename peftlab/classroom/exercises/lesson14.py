@@ -95,6 +95,9 @@ def fitting_cases(seed):
         Case("memory for some", memory=need[order[2]] + 500, base=base, methods=methods),
         Case("one that fits to the byte", memory=need[order[1]], base=base, methods=backwards),
         Case("memory for the base and no method", memory=base + 800, base=base, methods=methods),
+        Case("one byte less than LoRA needs", memory=need["lora"] - 1, base=base, methods=methods),
+        Case("less than LoRA needs, by less than its optimizer", memory=need["lora"] - 6 * n, base=base, methods=methods),
+        Case("one byte less than all weights need", memory=need["full"] - 1, base=base, methods=methods),
         Case("a small base", memory=need[order[2]] - base + 4000, base=4000, methods=backwards),
     ]
 
@@ -150,6 +153,16 @@ def without_activations(memory, base, methods):
 @fitting.slip("The optimizer's states are missing. How many numbers does AdamW keep for each that it trains?")
 def without_the_optimizer(memory, base, methods):
     return least_first(memory, methods, lambda m: base + sum(m.values()) - m["optimizer"])
+
+
+@fitting.slip("The weights that a method adds are missing. What does LoRA put beside the base?")
+def without_added_weights(memory, base, methods):
+    return least_first(memory, methods, lambda m: base + sum(m.values()) - m["weights"])
+
+
+@fitting.slip("The gradients are missing. For which numbers is one kept until the optimizer's step?")
+def without_gradients(memory, base, methods):
+    return least_first(memory, methods, lambda m: base + sum(m.values()) - m["gradients"])
 
 
 @fitting.slip("Only weights are counted. What else lies in memory while a step of training runs?")
@@ -367,6 +380,13 @@ def choosing_cases(seed):
         a_row("dora-4", 290, 14, scores(level)),
         a_row("houlsby", 295, 60, scores(level - 0.001)),
     ]
+    swinging = [
+        a_row("full", 900, 400, scores(level)),
+        a_row("lora-8", 340, 20, scores(level - 0.002, 0.04)),
+        a_row("head", 90, 3, scores(level - 0.25)),
+    ]
+    same = scores(level)
+    equal = [a_row("full", 900, 400, same), a_row("lora-8", 340, 20, same), a_row("head", 90, 3, scores(level - 0.25))]
     return [
         Case("seven methods that fit, `margin = 0.05`", rows=wide, memory=1000, margin=0.05),
         Case("the best does not fit, `margin = 0.034`", rows=wide, memory=400, margin=0.034),
@@ -375,6 +395,8 @@ def choosing_cases(seed):
         Case("`margin = 0.2`", rows=wide, memory=1000, margin=0.2),
         Case("`margin = 0.01`", rows=tight, memory=500, margin=0.01),
         Case("`margin = 0.03`", rows=tight, memory=500, margin=0.03),
+        Case("one that is ahead on half of the seeds, `margin = 0.055`", rows=swinging, memory=1000, margin=0.055),
+        Case("two with the same scores, `margin = 0`", rows=equal, memory=1000, margin=0),
         Case("no method that fits", rows=wide, memory=80, margin=0.05),
         Case("no rows at all", rows=[], memory=1000, margin=0.05),
     ]
@@ -507,6 +529,16 @@ def each_interval_alone(rows, memory, margin):
 @choosing.slip("You ask that the *nearer* end of the interval is within the margin. Which end is the worst that may be true?")
 def the_nearer_end(rows, memory, margin):
     return steps(rows, memory, margin, near=lambda b, r: behind(b, r)[0] - behind(b, r)[1] <= margin)
+
+
+@choosing.slip("An end *at* the margin is near as well. Which comparison lets it in?")
+def under_the_margin(rows, memory, margin):
+    return steps(rows, memory, margin, near=lambda b, r: sum(behind(b, r)) < margin)
+
+
+@choosing.slip("The differences have lost their signs: a seed on which a method is ahead counts as one on which it is behind. What do they say of it then?")
+def without_signs(rows, memory, margin):
+    return steps(rows, memory, margin, near=lambda b, r: sum(interval([abs(x - y) for x, y in zip(b["scores"], r["scores"])])) <= margin)
 
 
 @choosing.slip("Of those that are near you take the one that trains in the least memory. What are two hundred versions kept as?")

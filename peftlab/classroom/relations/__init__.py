@@ -138,5 +138,8 @@ def stopped(ev):
     everywhere = len(ev.errors) == ev.looked
     if not everywhere and (found := cases.split(ev, "_runs")):
         words, test = found
-        return cases.claim(ev, "_runs", words, test, f"This happens only {words}; in the other cases it runs. What is different there?", kind)
+        text = f"This happens only {words}; in the other cases it runs. What is different there?"
+        if words.startswith(cases.ELSEWHERE):
+            text = f"It runs only {words.removeprefix(cases.ELSEWHERE)}; in all other cases this happens. What is different there?"
+        return cases.claim(ev, "_runs", words, test, text, kind)
     return None

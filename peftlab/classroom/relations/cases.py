@@ -7,6 +7,8 @@ import torch
 from .claim import Claim
 from .evidence import _is_number, arguments
 
+ELSEWHERE = "everywhere else than "
+
 
 def split(ev, what):
     """(where it is wrong, in words; the test) for something right in some cases and wrong in others; else None."""
@@ -25,7 +27,7 @@ def split(ev, what):
         return f"with {'; with '.join(labels)}", lambda p: p.index in first
     if len(ev.runs) > 1 and all(v == first for v in places.values()) and len(pairs) / len(ev.runs) - len(first) <= 2:
         labels = [p.case.label for p in good if p.seed == ev.seed]
-        return f"everywhere else than with {'; with '.join(labels)}", lambda p: p.index in first
+        return f"{ELSEWHERE}with {'; with '.join(labels)}", lambda p: p.index in first
     return None
 
 
