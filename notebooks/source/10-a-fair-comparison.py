@@ -773,8 +773,8 @@ shown
 
 # %% [markdown]
 # Two of its axes as text. First the rank of LoRA on query and value, on tweets, with alpha twice the rank, so that the scale stays; *a higher rank at a fixed alpha* would be another method. Each
-# rank at the best of its rates. Then the number of sentences, from 64 to 2,048, three rates each; more sentences were given more steps as well (24, 36, 72 and 128 of
-# 16 sentences), since fewer would not have seen them all.
+# rank at the best of its rates. Then the number of sentences, from 64 to 2,048, three rates each; more sentences were given more steps
+# as well, since fewer would not have seen them all.
 
 
 # %%

@@ -1195,7 +1195,7 @@ def scoring_cases(seed):
         ("another of the same cost, and worse", {"a": (0.8, 2.0), "b": (0.7, 2.0), "c": (0.5, 1.0)}, "a"),
         ("the best and cheapest", {"a": (0.9, 1.0), "b": (0.7, 2.0), "c": (0.6, 3.0)}, "a"),
         ("another that is equal in both", {"a": (0.9, 3.0), "b": (0.9, 3.0), "c": (0.6, 1.0)}, "a"),
-        ("another as good and cheaper", {"a": (0.9, 1.0), "b": (0.9, 2.0), "c": (0.5, 0.5)}, "b"),
+        ("one on the line between two others", {"a": (0.75, 3.0), "b": (0.5, 2.0), "c": (0.25, 1.0)}, "b"),
         ("one that would win if cost were good", {"a": (0.9, 1.0), "b": (0.7, 2.0), "c": (0.6, 3.0)}, "c"),
     ]
     cases += [Case(label, points=points, name=name) for label, points, name in fixed]
@@ -1347,9 +1347,9 @@ scoring_slip(
     lambda points, name: None if points else (0.0, 0.0),
 )
 scoring_slip(
-    "One weight is enough. At w = 0 cost does not count: who has the highest score then, it alone or it too?",
+    "A single weight is a range as well. Where its score is as high as two others', is any of them above it?",
     "one-weight-left-out",
-    lambda points, name: None if (found := span(points, name)) and found[0] == found[1] else found,
+    lambda points, name: (lambda pair: None if pair and pair[0] == pair[1] else pair)(span(points, name)),
 )
 scoring_slip(
     "A method that is equal in both to another is said to lose against it. Is its score the lower one?",
