@@ -1297,6 +1297,10 @@ def limits(points, name):
     return low, [(q - quality) / (c - cost) for q, c in points.values() if c < cost]
 
 
+def no_single_weight(pair):
+    return None if pair and pair[0] == pair[1] else pair
+
+
 def ranged(low, high):
     return (low, high) if low <= high else None
 
@@ -1349,7 +1353,7 @@ scoring_slip(
 scoring_slip(
     "A single weight is a range as well. Where its score is as high as two others', is any of them above it?",
     "one-weight-left-out",
-    lambda points, name: (lambda pair: None if pair and pair[0] == pair[1] else pair)(span(points, name)),
+    lambda points, name: no_single_weight(span(points, name)),
 )
 scoring_slip(
     "A method that is equal in both to another is said to lose against it. Is its score the lower one?",
