@@ -1,5 +1,6 @@
 """Lesson 07, small and strong: biases (arXiv:2106.10199), (IA)3 (2205.05638), norms (2312.11420), rows of a table."""
 
+import math
 import statistics
 from itertools import pairwise
 
@@ -857,6 +858,9 @@ def par_cases(seed):
         ("five differences, two of them below zero", [0.83, 0.79, 0.83, 0.82, 0.795], [0.80] * 5, 0.02),
         ("three differences, evenly spread", [0.80, 0.82, 0.84], [0.80] * 3, 0.01),
         ("a small mean difference that is not sure", [0.80, 0.79, 0.84], [0.81, 0.76, 0.85], 0.02),
+        ("three differences of exactly the margin", [0.75, 1.0, 0.5], [0.5, 0.75, 0.25], 0.25),
+        ("three differences of exactly minus the margin", [0.5, 0.75, 0.25], [0.75, 1.0, 0.5], 0.25),
+        ("the same results three times, and no margin at all", [0.75, 1.0, 0.5], [0.75, 1.0, 0.5], 0.0),
     ]
     for label, ours, theirs, margin in plain:
         cases.append(Case(label, ours=ours, theirs=theirs, margin=margin, t=t[len(ours)]))
@@ -948,6 +952,20 @@ def not_paired(ours, theirs, margin, t):
     if abs(middle) + half < margin:
         return "on par"
     return "better" if middle > half else "worse" if middle < -half else "cannot tell"
+
+
+@on_par.slip("An interval that ends exactly at the margin is on par for you. Does it lie *strictly* between the two?")
+def margin_included(ours, theirs, margin, t):
+    return _verdict(ours, theirs, math.nextafter(margin, math.inf), t)
+
+
+@on_par.slip("An interval that ends exactly at zero decides for you. Is *all* of it above zero, or below?")
+def zero_included(ours, theirs, margin, t):
+    d = [a - b for a, b in zip(ours, theirs)]
+    middle, half = statistics.fmean(d), t * statistics.stdev(d) / len(d) ** 0.5
+    if abs(middle) + half < margin:
+        return "on par"
+    return "better" if middle >= half else "worse" if middle <= -half else "cannot tell"
 
 
 # What may be wrong with the half width: what is said of it, what is asked, and how it is computed. Also two at a time.

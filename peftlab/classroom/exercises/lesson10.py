@@ -510,6 +510,11 @@ def choosing_cases(seed):
     seeds_of = [r["seed"] for r in missing]
     last = max(i for i, s in enumerate(seeds_of) if s == 2)
     cases.append(Case("3 seeds, 4 rates, and one run missing", runs=[r for i, r in enumerate(missing) if i != last]))
+    equal = some_runs(draw, ["lora"], RATES[:4], 3, spread=0.04)
+    for group in of_each_seed(equal):  # the two best on validation are as good as each other there, and not on the test
+        first, second = sorted(group, key=lambda r: -r["validation"])[:2]
+        second["validation"] = first["validation"]
+    cases.append(Case("3 seeds, 4 rates, the best two equal on validation", runs=equal))
     return cases
 
 
@@ -589,6 +594,11 @@ def honest_test(group):
     return chosen(group, "validation")["test"]
 
 
+choosing_slip(
+    "Of runs that validation finds equally good you take the last. Which one does the task ask for?",
+    "last-of-equals",
+    lambda runs: mean_gap(runs, best_test, lambda g: chosen(g[::-1], "validation")["test"]),
+)
 choosing_slip(
     "The sign is the other way round. Which of the two can never be the smaller one?",
     "the-wrong-way-round",
