@@ -11,7 +11,7 @@ import nbformat
 
 from . import written
 from .build import NOTEBOOKS, lessons
-from .copies import STUB
+from .copies import PAGE, STUB
 
 CONFIG = """\
 # Written by peftlab. nbgrader reads it when its commands run in this folder.
@@ -67,6 +67,9 @@ def make_course(folder, *names, course="peftlab"):
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
+            for page in PAGE.findall(cell.source):  # nbgrader hands out what lies beside the notebook
+                _new(folder / "source" / name / page, (NOTEBOOKS.parent / "docs" / page).read_text(encoding="utf-8"))
+            cell.source = PAGE.sub(r"](\1", cell.source)
         _new(folder / "source" / name / f"{name}.ipynb", nbformat.writes(written.with_rubric(notebook, name)))
     _new(folder / "nbgrader_config.py", CONFIG.format(course=course, stub=STUB, empty=written.STUB))
     return folder

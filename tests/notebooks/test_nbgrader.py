@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,17 @@ def submit(folder, student, change):
 def test_what_is_released_holds_no_solution_and_no_hidden_test(course):
     text = (course / "release" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8")
     assert "SOLUTION" not in text and "HIDDEN" not in text and ".grade()" not in text and STUB[:25] in text
+
+
+def test_what_a_released_lesson_links_to_is_handed_out_with_it(tmp_path):
+    lesson = "10-a-fair-comparison"
+    nbgrader(make_course(tmp_path, lesson), "generate_assignment", lesson, "--create")
+    handed_out = tmp_path / "release" / lesson
+    cells = nbformat.read(handed_out / f"{lesson}.ipynb", as_version=4).cells
+    pages = {page for c in cells for page in re.findall(r"\]\(([^):#]+\.md)", c.source)}
+    assert "claims.md" in pages, pages
+    for page in pages:
+        assert (handed_out / page).read_bytes() == (build.NOTEBOOKS.parent / "docs" / page).read_bytes(), page
 
 
 def test_points_are_given_where_they_are_due(course):
