@@ -234,9 +234,8 @@ CLAIMS = (
     ),
     Claim(
         29, "PEFT falls short far from what was learnt in pre-training", ("06", "07",),
-        "At these steps it does, nearly everywhere: of {pairs} pairs of a method and a far language, {count} are "
-        "behind full fine-tuning with the whole interval after {steps} steps, over {seeds} seeds; not decided: "
-        "{undecided}. Over the {far_languages} far languages LoRA of rank one, eight and thirty-two are "
+        "After {steps} steps, over {seeds} seeds, {count} of {pairs} pairs of a method and a far language are behind "
+        "full fine-tuning with the whole interval, the nearest being {nearest}; not decided: {undecided}. Over the {far_languages} far languages LoRA of rank one, eight and thirty-two are "
         "{far_1:points}, {far_8:points} and {far_32:points} behind, over {near_languages} related ones "
         "{near_1:points}, {near_8:points} and {near_32:points} behind. Steps qualify it as well as rank: in "
         "Turkish rank eight is {turkish:behind} after {steps} steps, and {gap:behind} after {more}, where it has "

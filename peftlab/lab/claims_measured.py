@@ -12,6 +12,7 @@ from pathlib import Path
 from peftlab.lab import records
 from peftlab.lab.advice import MARGIN as NEAR
 from peftlab.lab.adviser import OTHER, ROMANCE, advise, plain
+from peftlab.lab.polyglot import LANGUAGES
 from peftlab.lab.sweeps import best_rates, interval
 
 HELD, IN_PART, NOT, OPEN = "held", "held in part", "did not hold", "not decided here"
@@ -368,7 +369,9 @@ def far_away(see):
         for t in OTHER
     }
     short = [pair for pair, gap in apart.items() if gap.low > 0]
-    undecided = listed(f"{m} in {t} ({gap:behind})" for (m, t), gap in apart.items() if gap.low <= 0)
+    told = {(m, t): f"{m} in {LANGUAGES[t]} ({gap:behind})" for (m, t), gap in apart.items()}
+    undecided = listed(told[pair] for pair in apart if pair not in short)
+    nearest = told[min(apart, key=lambda pair: apart[pair].mean)]
     patient = see("spectra", task="tr", method=["full", "lora-8"])
     longer = {m: column(patient, "learnt", method=m, lr=lr) for m, lr in SPECTRA["tr"].items()}
     values |= {"longer": Mean(longer["lora-8"]), "gap": Mean(longer["full"] - longer["lora-8"])}
@@ -378,7 +381,7 @@ def far_away(see):
         "turkish": apart["lora-8", "tr"],
     }
     verdict = HELD if len(short) == len(apart) and values["gap"].low > 0 else IN_PART if short else NOT
-    return verdict, values | {"count": len(short), "pairs": len(apart), "undecided": undecided}
+    return verdict, values | {"count": len(short), "pairs": len(apart), "undecided": undecided, "nearest": nearest}
 
 
 def prompts_near(see):

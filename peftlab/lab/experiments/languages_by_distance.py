@@ -1,7 +1,8 @@
 """How far a language may be for a method to learn it: eight new languages, from Portuguese to Finnish, on polyglot-350k.
 
 Distance is the untouched model's loss in the language, asked for without a tag. Prompts of three lengths, LoRA of three ranks,
-biases, prefixes and full fine-tuning, two learning rates each (those that did best for Italian and Turkish among more).
+biases, prefixes and full fine-tuning, two learning rates each (those that did best for Italian and Turkish among more). In the
+four far ones, where methods are told apart, a third rate for those that learn anything there: beyond the better of the two.
 Measured as in languages_learnt_and_lost, which has the methods.
 """
 
@@ -24,16 +25,22 @@ RATES = {
     "lora-32": [0.003, 0.01],
     "full": [0.001, 0.003],
 }
+FAR, WIDENED = TARGETS[4:], {"lora-8": 0.03, "lora-32": 0.001, "full": 0.01}
 
 
 def plan(toy=False):
     seeds, steps = (range(1), 3) if toy else (range(6), 120)
-    return [
-        {"target": target, "method": method, "lr": lr, "steps": steps, "seed": seed}
-        for seed in seeds
+    tried = [
+        (target, method, lr)
         for target in TARGETS[: 1 if toy else None]
         for method, rates in RATES.items()
         for lr in rates[: 1 if toy else None]
+    ]
+    tried += [(target, method, lr) for target in ([] if toy else FAR) for method, lr in WIDENED.items()]
+    return [
+        {"target": target, "method": method, "lr": lr, "steps": steps, "seed": seed}
+        for seed in seeds
+        for target, method, lr in tried
     ]
 
 
