@@ -848,7 +848,7 @@ assert counts[1] == counts[0], "no bias, nothing added"
 # | --- | --- |
 # | *BitFit trains biases alone, about a thousandth of the model* (C26) | so for BERT, RoBERTa and GPT-2 by count; for the Llama family there is nothing to train |
 # | *BitFit is on par with full fine-tuning* (C27) | not settled: on film sentences, the only place here with biases of its own, most intervals are wider than a margin of two points; with 2,048 of them BitFit is behind, in one of nine looks |
-# | *Small methods fall short far from what was learnt before* (C29) | so here for one row, norms, (IA)³ and added biases: at most about half of a related language, nothing of a far one |
+# | *Small methods fall short far from what was learnt before* (C29) | so here for one row, norms, (IA)³ and added biases: at most about half of Italian, which is related, and nothing of Turkish, which is far |
 #
 # **Negative results, said aloud.** Norms learnt next to no Italian, and (IA)³ less than a quarter of it, at the best of three rates. One row of the embedding table
 # learnt none. No method but training everything learnt much Turkish. And most comparisons on film sentences end

@@ -678,8 +678,18 @@ assert scored["it", "whole update"][-1] < 0.1, "and Italian is gone"
 # %%
 runs = complete(records.load("languages-learnt-and-lost"))
 old = list(polyglot.KNOWN)
-runs["kept"] = runs[[f"accuracy_{t}" for t in old]].mean(axis=1)
-runs["lost"] = 1 - runs["kept"] / runs[[f"accuracy_{t}_before" for t in old]].mean(axis=1)
+
+
+def lost_of_languages(runs, languages):
+    """The share that was lost of what the model could write in these, taken together."""
+    before, after = (
+        runs[[f"accuracy_{t}{end}" for t in languages]].mean(axis=1)
+        for end in ("_before", "")
+    )
+    return 1 - after / before
+
+
+runs["lost"] = lost_of_languages(runs, old)
 methods = list(dict.fromkeys(runs["method"]))
 seeds = runs["seed"].nunique()
 
@@ -749,11 +759,13 @@ assert sum(more_lost) < -0.1, "full fine-tuning lost less, whatever the seed"
 
 # %% [markdown]
 # The other target is Spanish without a tag, `<?>342=`, a language the model knows: here it has to be called up. All nine learn it, so there is no
-# trade-off to draw. Each method at one rate, the one with the lowest loss *in training*, so that the test is not asked twice:
+# trade-off to draw. What was lost is counted on the other two, English and French: a model that answers everything in Spanish keeps its Spanish.
+# Each method at one rate, the one with the lowest loss *in training*, so that the test is not asked twice:
 
 # %%
-best = best_rates(runs, ["target", "method"], by="train_loss", lowest=True)
-spanish = best[best["target"] == "es"]
+knows = runs[runs["target"] == "es"].copy()
+knows["lost"] = lost_of_languages(knows, ["en", "fr"])
+spanish = best_rates(knows, ["method"], by="train_loss", lowest=True)
 print(
     f"the least accurate of all: {spanish.groupby('method')['learnt'].mean().min():.1%}"
 )
@@ -765,13 +777,16 @@ for method in methods:
         f"{method:7} at {of_method['lr'].iloc[0]:<7g} lost {lost_of[method][0]:5.1%} ",
         end="",
     )
-    print(f"± {lost_of[method][1]:.1%} of the old languages")
+    print(f"± {lost_of[method][1]:.1%} of English and French")
 rates = {m: spanish[spanish["method"] == m]["lr"].iloc[0] for m in methods}
-knows = runs[runs["target"] == "es"]
 narrow = difference(
     knows, ("lora-1", rates["lora-1"]), ("lora-8", rates["lora-8"]), "lost"
 )
 print(f"lost by LoRA of rank 1 minus rank 8, paired: {narrow[0]:+.1%} ± {narrow[1]:.1%}")
+for method in ("full", "lora-8", "lora-1"):
+    print(f"{method}, Spanish learnt / others lost, by learning rate from low to high:")
+    points = rates_of(knows, method, "learnt", "lost")
+    print("   ", *(f"{p[0]:6.1%} /{p[1]:6.1%};" for p in points))
 
 # %% tags=["hide-source"]
 figures.show(
@@ -780,10 +795,10 @@ figures.show(
         {"mean and 95 % interval": [lost_of[m] for m in methods]},
         f"What calling up Spanish cost, each method at its own rate, {seeds} seeds",
         "method",
-        "share of the old languages lost, adapter on",
+        "share of English and French lost, adapter on",
         joined=False,
     ),
-    alt="The share of the old languages lost for nine methods, with 95 % intervals: nothing for the row of the tag, least after that for LoRA of rank 8, "
+    alt="The share of English and French lost for nine methods, with 95 % intervals: nothing for the row of the tag, least after that for LoRA of rank 8, "
     "and most for prompts and prefixes.",
 )
 
@@ -801,7 +816,9 @@ assert min(lost_of[m][0] for m in ("prompt", "prefix")) > 0.5, (
 )
 
 # %% [markdown]
-# The order is another here, and fewer parameters are no protection: LoRA of rank 1 lost more than rank 8. One language by itself, at each rate of full
+# The order is another here, and fewer parameters are no protection: LoRA of rank 1 lost more than rank 8. Nor is it the method alone: at other rates
+# LoRA of rank 8 called Spanish up as well and lost more, and full fine-tuning lost less. At every rate hardly any loss in training was left, so the rule
+# that chose among them had nothing to go by. One language by itself, at each rate of full
 # fine-tuning and of LoRA, when Italian was learnt:
 
 # %%
@@ -1206,10 +1223,10 @@ assert abs(mine - theirs) < 1e-6, "yours and the course's agree"
 # | *A frozen base with adapters fully circumvents forgetting* (C24) | true in task-incremental learning, backward transfer of zero by construction; false where the task must be inferred |
 #
 # **Negative results, said aloud.** LoRA did not forget less than full fine-tuning when something new had to be learnt, neither languages nor
-# facts; it did when Spanish was called up, and not in the format. A prompt lost all old languages without learning the new one. The router that takes the least unsure
+# facts; when Spanish was called up it did at the rates chosen, but at others, where Spanish was as good, the order turns; in the format it did not. A prompt lost all old languages without learning the new one. The router that takes the least unsure
 # adapter was worse than being told. Intruders were many with LoRA, as published; that they are what forgets did not hold: full fine-tuning forgot everything with
-# hardly any, and at the higher ranks the strongest of each matrix could be taken without anything coming back. And when Spanish was called up, rank 1 lost more of the old languages than rank 8: fewer parameters are no
-# protection.
+# hardly any, and at the higher ranks the strongest of each matrix could be taken without anything coming back. And fewer parameters are no
+# protection: when Spanish was called up, rank 1 lost more than rank 8 at the rates chosen, and less at another.
 #
 # ## Go further
 #

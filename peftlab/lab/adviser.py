@@ -47,7 +47,7 @@ class Evidence:
 ACCURACY = "share of test sentences classified rightly"
 WRITTEN = "share of 200 unseen numbers written without a wrong letter"
 RETRIEVAL = "share of sentences that no longer find one of their own article, before less after"
-LANGUAGES = "share of numbers no longer written rightly in the three languages the base knew, before less after"
+LANGUAGES = "share of numbers no longer written rightly in the languages the base knew, but for the one trained, before less after"
 KEPT_LANGUAGES = tuple((f"accuracy_{t}_before", f"accuracy_{t}") for t in OLD)
 LEARNT = {
     "es": ("near", "Spanish, which the base knows, called up without its tag"),
@@ -268,7 +268,8 @@ def _lost(evidence, chosen, how):
     """What was lost on each seed; None where a column is missing or not filled, as "off" is for full fine-tuning."""
     if how and "off_differs" in chosen and (chosen["off_differs"] == 0).all():
         return chosen.groupby("seed")["off_differs"].mean()  # off, it is the base bit for bit: nothing is lost
-    pairs = [(before, after + how) for before, after in evidence.kept]
+    taught = {f"accuracy_{t}_before" for t in chosen[evidence.target]} if evidence.target else ()  # it can hide no loss
+    pairs = [(before, after + how) for before, after in evidence.kept if before not in taught]
     if not pairs or any(c not in chosen or chosen[c].isna().any() for pair in pairs for c in pair):
         return None
     difference = sum(chosen[before] - chosen[after] for before, after in pairs) / len(pairs)

@@ -64,13 +64,14 @@ class See:
             self.dirty[key] = bool(dirty)
 
     def best(self, frame, *groups, by="train_loss", lowest=True):
-        """`best_rates`, and notes which of the rates are the lowest or the highest that was tried."""
+        """`best_rates`, and notes which of the rates are the lowest or the highest that was tried: of how many, and else 0."""
         found = best_rates(frame, list(groups), by=by, lowest=lowest)
         swept = frame.groupby(list(groups))["lr"].agg(["min", "max", "nunique"])
         for group, lr in found.groupby(list(groups))["lr"].first().items():
             if swept.loc[group, "nunique"] > 1:
-                key = (frame["experiment"].iloc[0], *groups, group)
-                self.rates[key] = lr in (swept.loc[group, "min"], swept.loc[group, "max"])
+                key = (frame["experiment"].iloc[0], frame["key"].iloc[0], *groups, group)
+                edge = lr in (swept.loc[group, "min"], swept.loc[group, "max"])
+                self.rates[key] = int(swept.loc[group, "nunique"]) if edge else 0
         return found
 
 
@@ -242,10 +243,11 @@ def out_of_reach(see):
 
 
 def languages(see, target, methods=None):
-    """The runs on one target, with the share of the old languages that was lost."""
+    """The runs on one target, with the share that was lost of the languages the model knew; of a target it knew, of the others."""
+    old = [t for t in OLD if t != target]
     more = {"method": list(methods)} if methods else {}
     runs = see("languages-learnt-and-lost", target=target, **more).copy()
-    before, after = (runs[[f"accuracy_{t}{end}" for t in OLD]].mean(axis=1) for end in ("_before", ""))
+    before, after = (runs[[f"accuracy_{t}{end}" for t in old]].mean(axis=1) for end in ("_before", ""))
     return runs.assign(lost=1 - after / before)
 
 
@@ -292,43 +294,63 @@ def full_forgets(see):
     facts, form = facts_kept(see)["full"], format_kept(see)["full"]
     lost = [best[3], mild[3], facts["lost"], form["lost"]]
     verdict = HELD if all(x.low > 0.5 for x in lost) else IN_PART if any(x.low > 0.5 for x in lost) else NOT
-    names = {"best": best, "mild": mild}
+    names, rest = {"best": best, "mild": mild}, full[full["lr"] == mild[0]]
     return verdict, {
         f"{n}_{what}": v for n, row in names.items() for what, v in zip(("rate", "learnt", "kept", "lost"), row)
-    } | {"facts": facts["learnt"], "facts_lost": facts["lost"], "form": form["learnt"], "form_lost": form["lost"], "other": 23}
+    } | {f"mild_{t}": Mean(column(rest, f"accuracy_{t}")) for t in ("es", "fr")} | {
+        "facts": facts["learnt"], "facts_lost": facts["lost"], "capitals_lost": facts["lost_capitals"], "other": 23,
+    } | {f"form_{what}": mean for what, mean in form.items()}  # fmt: skip
 
 
 def facts_kept(see):
     """{method: learnt of forty new facts, lost of those it knew}, on smollm2-135m, each method at its best rate."""
     runs = see("facts-learnt-and-lost").copy()
     runs["lost"] = 1 - runs["known_others"] / runs["known_others_before"]
+    runs["lost_capitals"] = 1 - runs["known_capitals"] / runs["known_capitals_before"]
     best = see.best(runs, "method")
-    return {m: {c: Mean(column(best, c, method=m)) for c in ("learnt", "lost")} for m in ("full", "lora-8")}
+    return {m: {c: Mean(column(best, c, method=m)) for c in ("learnt", "lost", "lost_capitals")} for m in ("full", "lora-8")}
 
 
 def format_kept(see):
-    """{method: share of answers in a new format, lost of the facts it knew}, on smollm2-135m, each at its best rate."""
+    """{method: share of answers in a new format, of right ones, lost of the facts it knew}, on smollm2-135m, each at its best rate.
+
+    "mild_learnt" and "mild_lost": the same at the lowest rate that was tried.
+    """
     runs = see("grid-smollm2", task="format").copy()
     runs["lost"] = 1 - runs["known"] / runs["known_before"]
-    best = see.best(runs, "method")
-    return {m: {c: Mean(column(best, c, method=m)) for c in ("learnt", "lost")} for m in dict.fromkeys(best["method"])}
+    best, lowest = see.best(runs, "method"), runs[runs["lr"] == runs.groupby("method")["lr"].transform("min")]
+    return {
+        m: {c: Mean(column(best, c, method=m)) for c in ("learnt", "lost", "right", "right_before")}
+        | {f"mild_{c}": Mean(column(lowest, c, method=m)) for c in ("learnt", "lost")}
+        for m in dict.fromkeys(best["method"])
+    }
 
 
 def knowledge_kept(see):
     runs, moved = off_is_exact(see)
-    spanish = see.best(languages(see, "es"), "method")
+    knows = languages(see, "es")
+    spanish, whole = see.best(knows, "method"), knows[knows["method"] == "full"]
     lost = {m: Mean(column(spanish, "lost", method=m)) for m in dict.fromkeys(spanish["method"]) if m != "full"}
-    least, most = min(lost, key=lambda m: lost[m].mean), max(lost, key=lambda m: lost[m].mean)
+    moving = [m for m in lost if m != "tag"]  # the row of a tag moves nothing that another question asks for
+    least, most = min(moving, key=lambda m: lost[m].mean), max(moving, key=lambda m: lost[m].mean)
     italian = see.best(languages(see, "it"), "method")
     learners = [m for m in lost if column(italian, "learnt", method=m).mean() > 0.5]
-    gone = min((Mean(column(italian, "lost", method=m)) for m in learners), key=lambda x: x.mean)
+    gone_of = {m: Mean(column(italian, "lost", method=m)) for m in learners}
+    gone = min(gone_of.values(), key=lambda x: x.mean)
     verdict = (IN_PART if gone.low > 0.5 else HELD) if moved == 0 else NOT
     of, form = facts_kept(see), format_kept(see)
     return verdict, {
         "form_lost": form["lora-8"]["lost"],
         "full_form_lost": form["full"]["lost"],
+        "form_mild": form["lora-8"]["mild_learnt"],
+        "form_mild_lost": form["lora-8"]["mild_lost"],
+        "full_form_mild": form["full"]["mild_learnt"],
+        "full_form_mild_lost": form["full"]["mild_lost"],
         "runs": runs,
-        "gone": gone,
+        "gone": listed(f"{m} {lost:.1%}" for m, lost in gone_of.items()),
+        "full_called": Mean(column(spanish, "lost", method="full")),
+        "full_mild": Mean(column(whole, "lost", lr=whole["lr"].min())),
+        "tag": lost["tag"],
         "full_gone": Mean(column(italian, "lost", method="full")),
         "facts": of["lora-8"]["learnt"],
         "facts_lost": of["lora-8"]["lost"],
@@ -369,6 +391,7 @@ def far_away(see):
         for t in OTHER
     }
     short = [pair for pair, gap in apart.items() if gap.low > 0]
+    widest = max((pair for pair in apart if pair[0] == "lora-32"), key=lambda pair: apart[pair].mean)
     told = {(m, t): f"{m} in {LANGUAGES[t]} ({gap:behind})" for (m, t), gap in apart.items()}
     undecided = listed(told[pair] for pair in apart if pair not in short)
     nearest = told[min(apart, key=lambda pair: apart[pair].mean)]
@@ -379,6 +402,9 @@ def far_away(see):
         "steps": int(runs["steps"].iloc[0]),
         "more": int(patient["steps"].iloc[0]),
         "turkish": apart["lora-8", "tr"],
+        "patient": patient["seed"].nunique(),
+        "widest": apart[widest],
+        "widest_in": LANGUAGES[widest[1]],
     }
     verdict = HELD if len(short) == len(apart) and values["gap"].low > 0 else IN_PART if short else NOT
     return verdict, values | {"count": len(short), "pairs": len(apart), "undecided": undecided, "nearest": nearest}
@@ -398,8 +424,10 @@ def prompts_near(see):
     lost = {m: Mean(column(best, "lost", method=m)) for m in trainable.index}
     better = [m for m in trainable.sort_values().index if trainable[m] < trainable["prompt"] and lost[m].high < lost["prompt"].low
               and Mean(prompt - column(best, "learnt", method=m)).high <= MARGIN]  # fmt: skip
+    shown = (f"{m} ({trainable[m]:,}; {Mean(column(best, 'learnt', method=m)):.1%}, lost {lost[m]:.1%})" for m in better)
+    longest = new["trainable"].max()
     values = {"prompt": Mean(prompt), "gap": gap, "new": most, "trainable": int(trainable["prompt"]), "lost": lost["prompt"],
-              "lora_lost": lost["lora-8"], "better": listed(better)}  # fmt: skip
+              "narrow_lost": lost["lora-1"], "lora_lost": lost["lora-8"], "better": listed(shown), "longest": int(longest)}  # fmt: skip
     if gap.low > MARGIN:
         return NOT, values
     return (HELD if gap.high <= MARGIN and not better and most.mean > 0.5 else IN_PART), values
@@ -530,7 +558,7 @@ def few_directions(see):
 
 def a_format(see):
     runs = see("merge-in-four-bits", task="brackets")
-    score, before = Mean(column(runs, "score_adapter")), Mean(column(runs, "score_untouched"))
+    score, before = Mean(column(runs, "score_adapter")), Mean(column(runs, "score_quantised"))
     domains = see("many-tasks", world="domains", way=["base", "switch"], lr=0.003)
     others = [f"only {d}" for d in ROUTER]
     alone = see("many-tasks", world="domains", way=others, lr=0.003)
@@ -544,6 +572,7 @@ def a_format(see):
     enough = form[best]["learnt"].high >= form["full"]["learnt"].low - MARGIN
     verdict = IN_PART if score.low > before.high and values["own"].low > 0 and enough else NOT
     values |= {f"form_{m.split('-')[0]}": seen["learnt"] for m, seen in form.items()}
+    values |= {"right": form["lora-8"]["right"], "right_before": form["lora-8"]["right_before"]}
     return verdict, values | {"score": score, "before": before}
 
 

@@ -134,7 +134,8 @@ def stamp(frame):
     commits = sorted({c[:7] for c in frame["commit"].dropna()}) or ["no commit known"]
     where = ", ".join(sorted(set(frame["device"])))
     on_gpu = "" if set(frame["kind"]) == {"cuda"} else "; not recorded on a GPU"
-    return f"{len(frame)} recorded runs, {where}{on_gpu}; {when}; commit {', '.join(commits[:3])}"
+    more = f" and {len(commits) - 3} more" * (len(commits) > 3)
+    return f"{len(frame)} recorded runs, {where}{on_gpu}; {when}; commit {', '.join(commits[:3])}{more}"
 
 
 def provenance(device, uses=()):

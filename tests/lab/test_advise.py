@@ -82,6 +82,14 @@ def test_the_runs_of_every_answer_exist_and_fit_the_question(question, speak, mi
                     assert where == question["distance"]
 
 
+def test_what_is_trained_hides_no_loss_of_the_rest():
+    finding = next(f for f in pl.lab.advise(distance="es").findings if f.experiment == "languages-learnt-and-lost")
+    for answer in finding.answers:
+        seen = [EVERY_RUN[finding.experiment, key]["metrics"] for key in answer.keys]
+        gone = [sum(m[f"accuracy_{t}_before"] - m[f"accuracy_{t}"] for t in ("en", "fr")) / 2 for m in seen]
+        assert answer.lost[0] == pytest.approx(sum(gone) / len(gone)), answer.method
+
+
 def test_quality_and_loss_are_those_of_the_runs():
     for finding in pl.lab.advise(distance="tr").findings:
         for answer in finding.answers:

@@ -10,6 +10,7 @@ import pytest
 
 from peftlab.lab import claims, records
 from peftlab.lab.claims_measured import HELD, IN_PART, NOT, OPEN, SETTLE, Mean, holm, signflip, surely_on_par
+from peftlab.lab.experiments import languages_by_distance as by_distance
 
 ROOT = Path(claims.__file__).parents[2]
 LESSONS = {file.name[:2]: file.read_text("utf-8") for file in (ROOT / "notebooks" / "source").glob("*.py")}
@@ -140,8 +141,11 @@ def test_without_its_records_a_claim_says_what_to_record(copied):
 def test_rates_at_an_edge_and_trees_with_changes_are_said(settled, copied):
     """Of two rates the better is at an edge; of three, where the middle one is best, it is not."""
     far, films = settled[29], settled[27]
-    assert all(edge for key, edge in far.rates.items()) and f"{len(far.rates)} of {len(far.rates)} learning rates" in far.runs
-    assert 0 < sum(films.rates.values()) < len(films.rates)
+    three = {(t, m) for t in by_distance.FAR for m in by_distance.WIDENED}
+    assert all(edge == 2 * (group not in three) for (*_, group), edge in far.rates.items())
+    two = len(far.rates) - len(three)
+    assert f"{two} of {len(far.rates)} learning rates" in far.runs and f", {two} of them where only two were tried" in far.runs
+    assert 0 < sum(map(bool, films.rates.values())) < len(films.rates)
     dirty = {r["key"] for name in films.used for r in records.read(records.RUNS / f"{name}.jsonl") if r["dirty"]} & set(films.dirty)
     assert dirty and f"{len(dirty)} runs were recorded from a tree with changes" in films.runs
     inside = settled[35]

@@ -52,6 +52,7 @@ def test_a_recording_goes_on_where_it_stood(counting, tmp_path):
     assert counting == [0, 1, 2, 3, 4] and not list(records.record("x", folder=tmp_path))
     frame = records.load("x", tmp_path)
     assert list(frame["twice"]) == [0, 2, 4, 6, 8] and "5 recorded runs" in records.stamp(frame)
+    assert records.stamp(frame.assign(commit=list("abcde"))).endswith("commit a, b, c and 2 more")
 
 
 def test_a_rehearsal_has_a_file_of_its_own(counting, tmp_path):
