@@ -798,7 +798,7 @@ figures.show(
         "share of English and French lost, adapter on",
         joined=False,
     ),
-    alt="The share of English and French lost for nine methods, with 95 % intervals: nothing for the row of the tag, least after that for LoRA of rank 8, "
+    alt="The share of English and French lost for nine methods, with 95 % intervals: nothing for the row of the tag, little for LoRA of rank 8 and for norms, "
     "and most for prompts and prefixes.",
 )
 
@@ -816,9 +816,9 @@ assert min(lost_of[m][0] for m in ("prompt", "prefix")) > 0.5, (
 )
 
 # %% [markdown]
-# The order is another here, and fewer parameters are no protection: LoRA of rank 1 lost more than rank 8. Nor is it the method alone: at other rates
-# LoRA of rank 8 called Spanish up as well and lost more, and full fine-tuning lost less. At every rate hardly any loss in training was left, so the rule
-# that chose among them had nothing to go by. One language by itself, at each rate of full
+# The order is another here, and fewer parameters are no protection: LoRA of rank 1 lost more than rank 8 at the rates chosen. Nor is it the method alone: at other rates
+# LoRA of rank 8 called Spanish up nearly as well and lost more, and full fine-tuning lost less. At every rate hardly any loss in training was left, and the
+# rule that chose among them goes by differences that say nothing of what is lost. One language by itself, at each rate of full
 # fine-tuning and of LoRA, when Italian was learnt:
 
 # %%
@@ -1223,7 +1223,7 @@ assert abs(mine - theirs) < 1e-6, "yours and the course's agree"
 # | *A frozen base with adapters fully circumvents forgetting* (C24) | true in task-incremental learning, backward transfer of zero by construction; false where the task must be inferred |
 #
 # **Negative results, said aloud.** LoRA did not forget less than full fine-tuning when something new had to be learnt, neither languages nor
-# facts; when Spanish was called up it did at the rates chosen, but at others, where Spanish was as good, the order turns; in the format it did not. A prompt lost all old languages without learning the new one. The router that takes the least unsure
+# facts; when Spanish was called up it did at the rates chosen, but at others, where Spanish was as good within a point, the order turns; in the format it did not. A prompt lost all old languages without learning the new one. The router that takes the least unsure
 # adapter was worse than being told. Intruders were many with LoRA, as published; that they are what forgets did not hold: full fine-tuning forgot everything with
 # hardly any, and at the higher ranks the strongest of each matrix could be taken without anything coming back. And fewer parameters are no
 # protection: when Spanish was called up, rank 1 lost more than rank 8 at the rates chosen, and less at another.

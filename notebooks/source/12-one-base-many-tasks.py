@@ -619,8 +619,8 @@ assert abs(angle) < 0.2, "the updates stand nearly at right angles here too"
 # ## Six seeds
 #
 # One run is an anecdote. Recorded by `peftlab record many-tasks`: six seeds of both worlds, and of a third, the control in between. There the two
-# adapters learnt the *same* language, Italian, from other starts and in another order. First the learning rates for the languages, on numbers that were
-# held back (the domains have one rate; others were not recorded). Then each way, its accuracy as a mean over the tasks of a world, with the 95 % interval.
+# adapters learnt the *same* language, Italian, from other starts and in another order. First the learning rates, tried on one seed, on numbers and sentences that were
+# held back. Then each way, its accuracy as a mean over the tasks of a world, with the 95 % interval.
 
 # %%
 runs = records.load("many-tasks")

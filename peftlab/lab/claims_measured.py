@@ -314,7 +314,8 @@ def facts_kept(see):
 def format_kept(see):
     """{method: share of answers in a new format, of right ones, lost of the facts it knew}, on smollm2-135m, each at its best rate.
 
-    "mild_learnt" and "mild_lost": the same at the lowest rate that was tried.
+    "mild_learnt" and "mild_lost": the same at the lowest rate that was tried; "lost_from" and "lost_to": at the rates that lost least and
+    most, as means over the seeds.
     """
     runs = see("grid-smollm2", task="format").copy()
     runs["lost"] = 1 - runs["known"] / runs["known_before"]
@@ -322,6 +323,7 @@ def format_kept(see):
     return {
         m: {c: Mean(column(best, c, method=m)) for c in ("learnt", "lost", "right", "right_before")}
         | {f"mild_{c}": Mean(column(lowest, c, method=m)) for c in ("learnt", "lost")}
+        | dict(zip(("lost_from", "lost_to"), runs[runs["method"] == m].groupby("lr")["lost"].mean().agg(["min", "max"])))
         for m in dict.fromkeys(best["method"])
     }
 
@@ -329,10 +331,9 @@ def format_kept(see):
 def knowledge_kept(see):
     runs, moved = off_is_exact(see)
     knows = languages(see, "es")
-    spanish, whole = see.best(knows, "method"), knows[knows["method"] == "full"]
+    spanish, mild = see.best(knows, "method"), knows[knows["lr"] == knows.groupby("method")["lr"].transform("min")]
     lost = {m: Mean(column(spanish, "lost", method=m)) for m in dict.fromkeys(spanish["method"]) if m != "full"}
-    moving = [m for m in lost if m != "tag"]  # the row of a tag moves nothing that another question asks for
-    least, most = min(moving, key=lambda m: lost[m].mean), max(moving, key=lambda m: lost[m].mean)
+    most = max(lost, key=lambda m: lost[m].mean)
     italian = see.best(languages(see, "it"), "method")
     learners = [m for m in lost if column(italian, "learnt", method=m).mean() > 0.5]
     gone_of = {m: Mean(column(italian, "lost", method=m)) for m in learners}
@@ -342,22 +343,22 @@ def knowledge_kept(see):
     return verdict, {
         "form_lost": form["lora-8"]["lost"],
         "full_form_lost": form["full"]["lost"],
-        "form_mild": form["lora-8"]["mild_learnt"],
-        "form_mild_lost": form["lora-8"]["mild_lost"],
-        "full_form_mild": form["full"]["mild_learnt"],
-        "full_form_mild_lost": form["full"]["mild_lost"],
+        "form_from": form["lora-8"]["lost_from"],
+        "form_to": form["lora-8"]["lost_to"],
+        "full_form_from": form["full"]["lost_from"],
+        "full_form_to": form["full"]["lost_to"],
         "runs": runs,
         "gone": listed(f"{m} {lost:.1%}" for m, lost in gone_of.items()),
         "full_called": Mean(column(spanish, "lost", method="full")),
-        "full_mild": Mean(column(whole, "lost", lr=whole["lr"].min())),
+        "full_mild": Mean(column(mild, "lost", method="full")),
+        "called": lost["lora-8"],
+        "called_mild": Mean(column(mild, "lost", method="lora-8")),
         "tag": lost["tag"],
         "full_gone": Mean(column(italian, "lost", method="full")),
         "facts": of["lora-8"]["learnt"],
         "facts_lost": of["lora-8"]["lost"],
         "full_facts": of["full"]["learnt"],
         "full_facts_lost": of["full"]["lost"],
-        "least": least,
-        "least_lost": lost[least],
         "most": most,
         "most_lost": lost[most],
     }
@@ -393,11 +394,14 @@ def far_away(see):
     short = [pair for pair, gap in apart.items() if gap.low > 0]
     widest = max((pair for pair in apart if pair[0] == "lora-32"), key=lambda pair: apart[pair].mean)
     told = {(m, t): f"{m} in {LANGUAGES[t]} ({gap:behind})" for (m, t), gap in apart.items()}
-    undecided = listed(told[pair] for pair in apart if pair not in short)
+    unsure = [told[pair] for pair in apart if pair not in short]
+    undecided = f"; not decided: {listed(unsure)}" if unsure else ""
+    learnt = best.groupby(["method", "target"])["learnt"].max()
     nearest = told[min(apart, key=lambda pair: apart[pair].mean)]
-    patient = see("spectra", task="tr", method=["full", "lora-8"])
-    longer = {m: column(patient, "learnt", method=m, lr=lr) for m, lr in SPECTRA["tr"].items()}
-    values |= {"longer": Mean(longer["lora-8"]), "gap": Mean(longer["full"] - longer["lora-8"])}
+    patient = see("spectra", task="tr", method=["full", "lora-1", "lora-8", "lora-32"])
+    fixed = SPECTRA["tr"] | {"lora-1": 0.03, "lora-32": 0.01}  # the only rates that these two have there
+    longer = {m: column(patient, "learnt", method=m, lr=lr) for m, lr in fixed.items()}
+    values |= {f"gap{end}": Mean(longer["full"] - longer[f"lora-{end[1:] or 8}"]) for end in ("", "_1", "_32")}
     values |= {
         "steps": int(runs["steps"].iloc[0]),
         "more": int(patient["steps"].iloc[0]),
@@ -405,6 +409,8 @@ def far_away(see):
         "patient": patient["seed"].nunique(),
         "widest": apart[widest],
         "widest_in": LANGUAGES[widest[1]],
+        "nothing": sum(learnt[pair] == 0 for pair in apart),
+        "share": best[best["method"] == "lora-32"]["trainable"].iloc[0] / best[best["method"] == "full"]["trainable"].iloc[0],
     }
     verdict = HELD if len(short) == len(apart) and values["gap"].low > 0 else IN_PART if short else NOT
     return verdict, values | {"count": len(short), "pairs": len(apart), "undecided": undecided, "nearest": nearest}
@@ -415,19 +421,22 @@ def prompts_near(see):
     best = see.best(runs, "method")
     prompt = column(best, "learnt", method="prompt")
     gap = Mean(column(best, "learnt", method="full") - prompt)
-    new = see.best(see("languages-by-distance", method=["prompt-10", "prompt-40"]), "target", "method")
+    new = see.best(see("languages-by-distance", target=ROMANCE, method=["prompt-10", "prompt-40"]), "target", "method")
     reached = {
         (m, t): Mean(column(new, "learnt", target=t, method=m)) for m in dict.fromkeys(new["method"]) for t in ROMANCE
     }
-    most = max(reached.values(), key=lambda x: x.mean)
+    by, where = max(reached, key=lambda pair: reached[pair].mean)
+    most = reached[by, where]
     trainable = best.groupby("method")["trainable"].first()
     lost = {m: Mean(column(best, "lost", method=m)) for m in trainable.index}
     better = [m for m in trainable.sort_values().index if trainable[m] < trainable["prompt"] and lost[m].high < lost["prompt"].low
               and Mean(prompt - column(best, "learnt", method=m)).high <= MARGIN]  # fmt: skip
-    shown = (f"{m} ({trainable[m]:,}; {Mean(column(best, 'learnt', method=m)):.1%}, lost {lost[m]:.1%})" for m in better)
+    alone = {"tag": ", a row that no other question uses,"}
+    shown = (f"{m}{alone.get(m, '')} ({trainable[m]:,}; {Mean(column(best, 'learnt', method=m)):.1%}, lost {lost[m]:.1%})" for m in better)
     longest = new["trainable"].max()
     values = {"prompt": Mean(prompt), "gap": gap, "new": most, "trainable": int(trainable["prompt"]), "lost": lost["prompt"],
-              "narrow_lost": lost["lora-1"], "lora_lost": lost["lora-8"], "better": listed(shown), "longest": int(longest)}  # fmt: skip
+              "narrow_lost": lost["lora-1"], "lora_lost": lost["lora-8"], "better": listed(shown), "longest": int(longest),
+              "new_in": f"{LANGUAGES[where]}, {by}"}  # fmt: skip
     if gap.low > MARGIN:
         return NOT, values
     return (HELD if gap.high <= MARGIN and not better and most.mean > 0.5 else IN_PART), values
@@ -566,13 +575,14 @@ def a_format(see):
     gain = Mean(own - column(domains, "accuracy", way="base"))
     wrong = sum(column(alone, f"accuracy_{d}", way=f"only {e}") for d in ROUTER for e in ROUTER if d != e) / 6
     values = {"gain": gain, "own": Mean(own - wrong), "seeds": runs["seed"].nunique(), "other": 1}
+    values["any"] = Mean(wrong - column(domains, "accuracy", way="base"))
     values["asked"] = len(runs["said_adapter"].iloc[0])
     form = format_kept(see)
     best = max((m for m in form if m != "full"), key=lambda m: form[m]["learnt"].mean)
     enough = form[best]["learnt"].high >= form["full"]["learnt"].low - MARGIN
     verdict = IN_PART if score.low > before.high and values["own"].low > 0 and enough else NOT
     values |= {f"form_{m.split('-')[0]}": seen["learnt"] for m, seen in form.items()}
-    values |= {"right": form["lora-8"]["right"], "right_before": form["lora-8"]["right_before"]}
+    values |= {"right": form["lora-8"]["right"], "right_full": form["full"]["right"], "right_before": form["lora-8"]["right_before"]}
     return verdict, values | {"score": score, "before": before}
 
 
