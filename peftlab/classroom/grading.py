@@ -13,6 +13,8 @@ from . import written
 from .build import NOTEBOOKS, lessons
 from .copies import PAGE, STUB
 
+DOCS = NOTEBOOKS.parent / "docs"
+
 CONFIG = """\
 # Written by peftlab. nbgrader reads it when its commands run in this folder.
 c = get_config()
@@ -68,7 +70,7 @@ def make_course(folder, *names, course="peftlab"):
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
             for page in PAGE.findall(cell.source):  # nbgrader hands out what lies beside the notebook
-                _new(folder / "source" / name / page, (NOTEBOOKS.parent / "docs" / page).read_text(encoding="utf-8"))
+                _new(folder / "source" / name / page, (DOCS / page).read_text(encoding="utf-8"))
             cell.source = PAGE.sub(r"](\1", cell.source)
         _new(folder / "source" / name / f"{name}.ipynb", nbformat.writes(written.with_rubric(notebook, name)))
     _new(folder / "nbgrader_config.py", CONFIG.format(course=course, stub=STUB, empty=written.STUB))
