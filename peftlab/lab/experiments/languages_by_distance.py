@@ -2,7 +2,7 @@
 
 Distance is the untouched model's loss in the language, asked for without a tag. Prompts of three lengths, LoRA of three ranks,
 biases, prefixes and full fine-tuning, two learning rates each (those that did best for Italian and Turkish among more). In the
-four far ones, where methods are told apart, a third rate for those that learn anything there: beyond the better of the two.
+four far ones, where methods are told apart, a third rate for those that learn most there: beyond the better of the two.
 Measured as in languages_learnt_and_lost, which has the methods.
 """
 
